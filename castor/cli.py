@@ -1,0 +1,365 @@
+"""The command line: a table of verbs, each a few lines.  Heavy imports wait until a verb runs."""
+
+import argparse
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from castor.engine.model import Model
+
+OVERVIEW = """\
+Castor reads text, pictures, sound, video and pages, and writes text and pictures.
+
+  castor demo                                      see all of it in one page, in a minute or two
+  castor generate --image photo.png "How many red shapes are there?"
+  castor generate --audio words.wav "What is said here?"
+  castor generate "Draw a large red circle left of a small blue square." --out drawing.png
+  castor chat                                      talk to it; /help lists what you can show it
+  castor speedrun                                  train a small model from nothing on this machine
+  castor eval --limit 50                           score every ability, with chance beside it
+"""
+
+GENERATE = """\
+Answers one prompt.  The parts of the prompt are given to the model in the order you write them.
+
+  castor generate --image a.png "What is left of the blue square?"
+  castor generate --image a.png --audio question.wav            the question may be spoken
+  castor generate --document report.pdf "What does the title say?" --max-tokens 64
+  castor generate "Draw a small green triangle." --out triangle.png
+"""
+
+MEDIA = ("image", "audio", "video", "document")
+FLAGS = ("-h", "--help")
+
+
+class _AddPart(argparse.Action):
+    """Collects the parts of a prompt in the order of the command line."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        kind = (option_string or "--text").lstrip("-")
+        namespace.parts = [*(namespace.parts or []), (kind, values)]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a verb; returns the exit status: 0 done, 2 a mistake in the request, 130 interrupted."""
+    arguments = build_parser().parse_args(in_order(list(sys.argv[1:] if argv is None else argv)))
+    if "run" not in arguments:
+        build_parser().print_help()
+        return 0
+    try:
+        return arguments.run(arguments) or 0
+    except KeyboardInterrupt:
+        print("\ncastor: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (ValueError, OSError) as error:
+        if os.environ.get("CASTOR_TRACEBACK"):
+            raise
+        line = "castor: " + " ".join(str(error).split())
+        print(f"\033[31m{line}\033[0m" if sys.stderr.isatty() else line, file=sys.stderr)
+        return 2
+
+
+def in_order(argv: list[str]) -> list[str]:
+    """`generate`'s bare words as --text options, so that words and files keep the order they were written in.
+
+    ["generate", "hello", "--image", "a.png"] -> ["generate", "--text=hello", "--image", "a.png"]
+    """
+    if argv[:1] != ["generate"]:
+        return argv
+    kept, words = argv[:1], iter(argv[1:])
+    for word in words:
+        if word == "--":
+            kept += [f"--text={rest}" for rest in words]
+        elif word in FLAGS or (word.startswith("--") and "=" in word):
+            kept.append(word)
+        elif word.startswith("--"):
+            kept += [word, *[value for value in [next(words, None)] if value is not None]]
+        else:
+            kept.append(f"--text={word}")
+    return kept
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The verbs and their options."""
+    from castor import __version__
+
+    shape = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="castor", description=OVERVIEW, formatter_class=shape)
+    parser.add_argument("--version", action="version", version=f"castor {__version__}")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB")
+
+    def verb(name: str, run: Callable[[Any], Any], summary: str, text: str = "", **more: Any) -> Any:
+        made = verbs.add_parser(
+            name, help=summary, description=text or summary, formatter_class=shape, **more
+        )
+        made.set_defaults(run=run)
+        return made
+
+    _demo_options(verb("demo", run_demo, "look, listen, read and draw; writes one page to open in a browser"))
+    _generate_options(verb("generate", run_generate, "answer one prompt", GENERATE, usage=_GENERATE_USAGE))
+    chat = verb("chat", run_chat, "talk with the model; /help inside lists what you can show it")
+    _model_option(chat)
+    _sampling_options(chat)
+    train = verb("train", run_train, "run a training recipe; without a name, list them")
+    train.add_argument("recipe", nargs="?", metavar="RECIPE", help="name of a recipe")
+    train.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings to change, such as steps=200"
+    )
+    speedrun = verb(
+        "speedrun", run_speedrun, "make a small model from nothing: data, tokenizers, training, scores"
+    )
+    speedrun.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings to change, such as minutes=5"
+    )
+    _eval_options(verb("eval", run_eval, "score every ability on unseen examples, with intervals and chance"))
+    _data_options(verb("data", lambda _: data.print_help(), "make, look at and count training data"))
+    data = verbs.choices["data"]
+    return parser
+
+
+_GENERATE_USAGE = (
+    "castor generate [PROMPT | --image FILE | --audio FILE | --video FILE | --document FILE]... [options]"
+)
+
+
+def _model_option(parser: Any) -> None:
+    parser.add_argument(
+        "--model", default="atom", metavar="NAME", help="atom, or a model folder (default: atom)"
+    )
+
+
+def _sampling_options(parser: Any) -> None:
+    parser.add_argument(
+        "--max-tokens", type=int, default=256, help="longest answer, in tokens (default: 256)"
+    )
+    parser.add_argument(
+        "--temperature", type=float, default=0.0, help="0 takes the most likely token, 1 samples (default: 0)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sampling (default: 0)")
+
+
+def _demo_options(parser: Any) -> None:
+    parser.add_argument(
+        "files", nargs="*", metavar="FILE", help="your own files instead of the built-in samples"
+    )
+    parser.add_argument("--question", help="what to ask about your files")
+    parser.add_argument(
+        "--draw", action="append", default=[], metavar="WORDS", help="words to draw; may be repeated"
+    )
+    parser.add_argument("--out", default="castor-demo.html", metavar="FILE", help="default: castor-demo.html")
+    _model_option(parser)
+
+
+def _generate_options(parser: Any) -> None:
+    parser.add_argument(
+        "--text", action=_AddPart, dest="parts", metavar="PROMPT", help="words; --text may be left out"
+    )
+    for kind in MEDIA:
+        parser.add_argument(
+            f"--{kind}",
+            action=_AddPart,
+            dest="parts",
+            metavar="FILE",
+            help=f"{_article(kind)} to show; may be repeated",
+        )
+    parser.add_argument(
+        "--out", metavar="FILE", help="where a drawn picture goes (default: drawing.png, a free name)"
+    )
+    _model_option(parser)
+    _sampling_options(parser)
+
+
+def _eval_options(parser: Any) -> None:
+    parser.add_argument("--limit", type=int, default=100, help="examples for each ability (default: 100)")
+    parser.add_argument("--data", metavar="FOLDER", help="also score on real data in this folder")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the intervals and of chance (default: 0)"
+    )
+    parser.add_argument("--out", metavar="FILE", help="also write the report: .json or .md")
+    parser.add_argument("--records", metavar="FILE", help="also write every answer, as JSON lines")
+    _model_option(parser)
+
+
+def _data_options(parser: Any) -> None:
+    steps = parser.add_subparsers(title="steps", metavar="STEP")
+    make = steps.add_parser("make", help="write examples of the small world as JSON lines")
+    make.add_argument("out", metavar="FILE.jsonl")
+    make.add_argument("--count", type=int, default=100, help="examples for each task (default: 100)")
+    make.add_argument("--tasks", help="comma-separated; default: all")
+    make.add_argument("--languages", help="comma-separated, such as en,zh; default: all")
+    make.add_argument("--split", choices=("train", "val", "test"), default="train", help="default: train")
+    make.add_argument("--seed", type=int, default=0)
+    make.set_defaults(run=run_data_make)
+    look = steps.add_parser("look", help="write one page that shows examples of every task")
+    look.add_argument("out", nargs="?", default="castor-data.html", metavar="FILE.html")
+    look.add_argument("--count", type=int, default=3, help="examples for each task (default: 3)")
+    look.add_argument("--seed", type=int, default=0)
+    look.set_defaults(run=run_data_look)
+    count = steps.add_parser("count", help="count the examples, turns and media of a JSON-lines file")
+    count.add_argument("file", metavar="FILE.jsonl")
+    count.set_defaults(run=run_data_count)
+
+
+def _article(kind: str) -> str:
+    return {"image": "a picture", "audio": "a recording", "video": "a video clip", "document": "a PDF"}[kind]
+
+
+def _load(name: str) -> "Model":
+    """A model by name or folder, with the time it took on standard error when a person is watching."""
+    import castor
+
+    if sys.stderr.isatty():
+        print(f"\033[2mloading {name} …\033[0m", end="\r", file=sys.stderr, flush=True)
+    model = castor.load(name)
+    if sys.stderr.isatty():
+        print("\033[K", end="", file=sys.stderr, flush=True)
+    return model
+
+
+def run_demo(arguments: Any) -> None:
+    from castor import demo
+
+    own = demo.user_inputs(arguments.files, arguments.question, arguments.draw)
+    is_own = bool(own.items or own.drawings)
+    demo.run_demo(_load(arguments.model), own if is_own else None, arguments.out, model_name=arguments.model)
+
+
+def run_generate(arguments: Any) -> None:
+    if not arguments.parts:
+        raise ValueError('nothing to answer; try: castor generate --image photo.png "What is this?"')
+    from castor.content import Message
+    from castor.demo.say import part_of, png_path, say
+
+    if arguments.out:
+        png_path(arguments.out)
+    message = Message.user(*(part_of(kind, value) for kind, value in arguments.parts))
+    say(_load(arguments.model), [message], out=arguments.out, **_sampling(arguments))
+
+
+def run_chat(arguments: Any) -> None:
+    from castor.demo.chat import chat
+
+    chat(_load(arguments.model), **_sampling(arguments))
+
+
+def _sampling(arguments: Any) -> dict[str, Any]:
+    return {"max_tokens": arguments.max_tokens, "temperature": arguments.temperature, "seed": arguments.seed}
+
+
+def run_train(arguments: Any) -> None:
+    from castor import recipes
+
+    if arguments.recipe is None:
+        for name, recipe in recipes.RECIPES.items():
+            print(f"{name:<16} {(recipe.__doc__ or '').strip().splitlines()[0] if recipe.__doc__ else ''}")
+        return
+    if "=" in arguments.recipe:
+        raise ValueError(
+            f"{arguments.recipe!r} is a setting; the recipe's name comes first: {', '.join(recipes.RECIPES)}"
+        )
+    recipes.run(arguments.recipe, arguments.overrides)
+
+
+def run_speedrun(arguments: Any) -> None:
+    from castor.recipes.speedrun import speedrun
+
+    speedrun(arguments.overrides)
+
+
+def run_eval(arguments: Any) -> None:
+    out = Path(arguments.out) if arguments.out else None
+    if out is not None and out.suffix not in (".json", ".md"):
+        raise ValueError(f"--out {out}: a report is written as .json or .md")
+    from rich.console import Console
+
+    from castor.evals.table import report_table
+    from castor.recipes.evaluation import evaluate_model
+
+    model = _load(arguments.model)
+    report = evaluate_model(
+        model, limit=arguments.limit, data=arguments.data, seed=arguments.seed, records_path=arguments.records
+    )
+    Console().print(report_table(report))
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(report.dumps() if out.suffix == ".json" else report.to_markdown(), encoding="utf-8")
+        print(out)
+
+
+def run_data_make(arguments: Any) -> None:
+    from castor.diorama.draw import LANGUAGES
+    from castor.diorama.world import World
+
+    languages = tuple(arguments.languages.split(",")) if arguments.languages else LANGUAGES
+    world = World(seed=arguments.seed, split=arguments.split, languages=languages)
+    tasks = arguments.tasks.split(",") if arguments.tasks else makeable_tasks(world.tasks)
+    out = Path(arguments.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("w", encoding="utf-8") as file:
+        for task in tasks:
+            for index in range(arguments.count):
+                file.write(json.dumps(world.example(task, index).to_json(), ensure_ascii=False) + "\n")
+            print(f"{task}: {arguments.count} examples", file=sys.stderr)
+    print(out)
+
+
+def makeable_tasks(tasks: Sequence[str]) -> list[str]:
+    """The tasks this machine can make; says on standard error which it leaves out for want of a voice."""
+    from castor.diorama.speech import speech_available
+    from castor.diorama.spoken import NEEDS_SPEECH
+
+    if speech_available():
+        return list(tasks)
+    silent = [task for task in tasks if task in NEEDS_SPEECH]
+    print(
+        f"no speech synthesiser here (pip install 'castor[synth]'): without {', '.join(silent)}",
+        file=sys.stderr,
+    )
+    return [task for task in tasks if task not in NEEDS_SPEECH]
+
+
+def run_data_look(arguments: Any) -> None:
+    from castor.diorama.gallery import write_gallery
+    from castor.diorama.world import World
+
+    print(write_gallery(World(seed=arguments.seed), arguments.out, per_task=arguments.count))
+
+
+def run_data_count(arguments: Any) -> None:
+    """Counts by task without decoding any media."""
+    from rich.console import Console
+    from rich.table import Table
+
+    counts: dict[str, Counter[str]] = {}
+    with open(arguments.file, encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                example = json.loads(line)
+                parts = [part for message in example["contents"] for part in message["parts"]]
+                task = counts.setdefault(example["task"], Counter())
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                raise ValueError(f"{arguments.file}, line {number}: not an example: {error!r}") from None
+            task["examples"] += 1
+            task["turns"] += sum(message["role"] == "model" for message in example["contents"])
+            task["characters"] += sum(len(part.get("text", "")) for part in parts)
+            task["media"] += sum("text" not in part for part in parts)
+    table = Table(title=arguments.file, title_justify="left")
+    columns = ("examples", "turns", "characters", "media")
+    table.add_column("task")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name, task in [*sorted(counts.items()), ("all", sum(counts.values(), Counter()))]:
+        table.add_row(name, *(f"{task[column]:,}" for column in columns))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

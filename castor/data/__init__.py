@@ -1,0 +1,1 @@
+"""Where examples come from, in what proportions, and how they become batches."""

@@ -1,0 +1,217 @@
+"""Model: weights, tokens and image codec as one thing that answers. What `castor.load` gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as Seq
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from castor.checkpoint import load_json, save_json, write_atomically
+from castor.config import from_dict, to_dict
+from castor.content import Image, Message, Part, Text
+from castor.engine.generate import generate_ids
+from castor.engine.sample import SamplingConfig
+from castor.models.codec import ImageCodec
+from castor.models.decoder import Decoder
+from castor.models.load import load_model, save_model
+from castor.runtime import pick_device
+from castor.tokens.batch import Batch
+from castor.tokens.pack import collate
+from castor.tokens.render import RenderConfig, Renderer
+from castor.tokens.space import IdSpace
+from castor.tokens.text import Tokenizer
+
+Prompt = str | Part | Message | Seq[str | Part] | Seq[Message]
+SHIPPED = Path(__file__).resolve().parent.parent / "weights"
+
+
+def load(name: str | Path = "atom", *, device: str = "auto", precision: str = "float32") -> Model:
+    """The model in a folder, or the shipped one of that name ("atom").
+
+    `precision` is the type the weights compute in: "float32" or "bfloat16". Raises ValueError naming what is missing.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        folder = SHIPPED / str(name)
+    if not (folder / "castor.json").is_file():
+        shipped = sorted(path.parent.name for path in SHIPPED.glob("*/castor.json"))
+        raise ValueError(f"{name}: neither a model folder (with castor.json) nor a shipped model {shipped}")
+    return Model.load(folder, device=pick_device(device), precision=precision)
+
+
+class Model:
+    """A model ready to answer: `generate`, `stream`, `logits`.
+
+    A prompt is a text, a part, a list of texts and parts (one user message), a message, or a list of messages.
+    """
+
+    def __init__(
+        self, decoder: Decoder, renderer: Renderer, codec: ImageCodec | None, *, card: dict[str, Any] | None = None
+    ) -> None:
+        self.decoder, self.renderer, self.codec = decoder.eval(), renderer, codec
+        self.card = card or {}
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Text <-> ids."""
+        return self.renderer.tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.decoder.parameters()).device
+
+    @classmethod
+    def load(cls, folder: str | Path, *, device: str = "cpu", precision: str = "float32") -> Model:
+        """The model that `save` wrote to `folder`."""
+        folder = Path(folder)
+        about = load_json(folder / "castor.json")
+        dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+        if precision not in dtypes:
+            raise ValueError(f"precision={precision!r} is not one of {sorted(dtypes)}")
+        codec = None
+        if (folder / "codec.safetensors").is_file():
+            codec = ImageCodec.load(folder).to(device).eval()
+        space = from_dict(IdSpace, about["space"])
+        renderer = Renderer(
+            Tokenizer.load(folder),
+            space,
+            from_dict(RenderConfig, about["renderer"]),
+            encode_image=codec.encode if codec else None,
+            decode_image=codec.decode if codec else None,
+        )
+        decoder = load_model(folder).to(device=device, dtype=dtypes[precision])
+        return cls(decoder, renderer, codec, card=about.get("card", {}))
+
+    def save(self, folder: str | Path, *, precision: str = "bfloat16") -> None:
+        """Write everything to `folder`: Hugging Face layout, with castor.json, tokenizer and codec beside it."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(self.decoder, folder, dtype=getattr(torch, precision))
+        write_atomically(folder / "tokenizer.model", self.tokenizer.model)
+        if self.codec is not None:
+            self.codec.save(folder)
+        about = {"space": to_dict(self.renderer.space), "renderer": to_dict(self.renderer.config), "card": self.card}
+        save_json(folder / "castor.json", about)
+
+    def generate(self, prompt: Prompt, **sampling: Any) -> Message:
+        """The model's answer. `sampling` are the fields of `SamplingConfig`: max_tokens, temperature, seed, ...
+
+        >>> model.generate([castor.Image("shapes.png"), "How many red shapes are there?"]).text
+        """
+        return self.generate_batch([_messages(prompt)], **sampling)[0]
+
+    def generate_batch(self, prompts: Iterable[Prompt], **sampling: Any) -> list[Message]:
+        """Answers to many prompts at once, each the same as if it were alone."""
+        conversations = [_messages(prompt) for prompt in prompts]
+        if not conversations:
+            return []
+        config = _sampling(sampling)
+        sequences = [self.renderer.encode(messages, reply=True) for messages in conversations]
+        said: list[list[int]] = [[] for _ in conversations]
+        for row, token_id in generate_ids(
+            self.decoder, self.renderer, sequences, config, draw=self.codec is not None
+        ):
+            said[row].append(token_id)
+        return [Message("model", _cut(self.renderer.decode(ids), config.stop)) for ids in said]
+
+    def stream(self, prompt: Prompt, **sampling: Any) -> Iterator[Part]:
+        """The answer as it comes: `Text` pieces, and an `Image` whenever a picture is finished."""
+        config = _sampling(sampling)
+        sequence = self.renderer.encode(_messages(prompt), reply=True)
+        writer = _Stream(self.renderer, config.stop)
+        for _, token_id in generate_ids(
+            self.decoder, self.renderer, [sequence], config, draw=self.codec is not None
+        ):
+            yield from writer.take(token_id)
+        yield from writer.finish()
+
+    @torch.inference_mode()
+    def logits(self, messages: Prompt) -> torch.Tensor:
+        """Float logits [T, V] of a conversation: row t scores the id that follows token t."""
+        sequence = self.renderer.encode(_messages(messages))
+        batch: Batch = collate([[sequence]], len(sequence)).to(self.device)
+        return self.decoder(batch)[0].float()
+
+    def embed(self, *prompts: Prompt, **options: Any) -> torch.Tensor:
+        """Reserved for embedding models: this checkpoint has no embedding head, so it raises ValueError."""
+        raise ValueError("this checkpoint has no embedding head; it writes, but does not embed")
+
+
+def _sampling(options: dict[str, Any]) -> SamplingConfig:
+    if isinstance(options.get("stop"), str):
+        options["stop"] = (options["stop"],)
+    return from_dict(SamplingConfig, options)
+
+
+def _messages(prompt: Prompt) -> list[Message]:
+    if isinstance(prompt, Message):
+        return [prompt]
+    items = [prompt] if isinstance(prompt, str) or not isinstance(prompt, Seq) else list(prompt)
+    if items and all(isinstance(item, Message) for item in items):
+        return items  # type: ignore[return-value]
+    if not items or any(isinstance(item, Message) for item in items):
+        raise ValueError("a prompt is texts and parts, or messages; not both, and not nothing")
+    return [Message.user(*items)]  # type: ignore[arg-type]
+
+
+def _cut(parts: tuple[Part, ...], stop: tuple[str, ...]) -> tuple[Part, ...]:
+    """The parts up to the first stop text."""
+    kept: list[Part] = []
+    for part in parts:
+        if isinstance(part, Text) and (at := _first(part.text, stop)) is not None:
+            return (*kept, Text(part.text[:at])) if at else tuple(kept)
+        kept.append(part)
+    return tuple(kept)
+
+
+def _first(text: str, stop: tuple[str, ...]) -> int | None:
+    places = [at for at in (text.find(word) for word in stop) if at >= 0]
+    return min(places, default=None)
+
+
+class _Stream:
+    """Turns ids into parts as early as they are certain: whole characters, and no half of a stop text."""
+
+    def __init__(self, renderer: Renderer, stop: tuple[str, ...]) -> None:
+        self.renderer, self.stop = renderer, stop
+        self.pieces: list[int] = []
+        self.drawing: list[int] = []
+        self.given = 0
+
+    def take(self, token_id: int) -> Iterator[Part]:
+        space = self.renderer.space
+        if self.drawing or token_id == space.special("<|draw>"):
+            if not self.drawing:
+                yield from self.finish()
+            self.drawing.append(token_id)
+            if token_id == space.special("<draw|>"):
+                yield from (part for part in self.renderer.decode(self.drawing) if isinstance(part, Image))
+                self.drawing = []
+            return
+        self.pieces.append(token_id)
+        text = self.renderer.tokenizer.decode(self.pieces)
+        certain = text.rstrip("\ufffd")
+        held = max((_overlap(certain, word) for word in self.stop), default=0)
+        yield from self._give(certain[: len(certain) - held])
+
+    def finish(self) -> Iterator[Part]:
+        if self.pieces:
+            text = self.renderer.tokenizer.decode(self.pieces)
+            yield from self._give(text if (at := _first(text, self.stop)) is None else text[:at])
+        self.pieces, self.given = [], 0
+
+    def _give(self, text: str) -> Iterator[Part]:
+        if (at := _first(text, self.stop)) is not None:
+            text = text[:at]
+        if len(text) > self.given:
+            yield Text(text[self.given :])
+            self.given = len(text)
+
+
+def _overlap(text: str, word: str) -> int:
+    """How many characters at the end of `text` begin `word`."""
+    return next((n for n in range(min(len(word), len(text)), 0, -1) if text.endswith(word[:n])), 0)

@@ -1,0 +1,97 @@
+"""Sampling: from logits to one id, and what a next id may be at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from castor.tokens.space import MAX_GRID, IdSpace
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """How a reply is drawn. Temperature 0 takes the likeliest id; the other settings narrow what may be drawn."""
+
+    max_tokens: int = 256  # a begun picture is finished even past it
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()  # texts that end the reply and are left out of it
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens={self.max_tokens} must be at least 1")
+        if not self.temperature >= 0:
+            raise ValueError(f"temperature={self.temperature} must be 0 or more")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k={self.top_k} must be at least 1")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p={self.top_p} must be above 0 and at most 1")
+        if "" in self.stop:
+            raise ValueError("a stop text must not be empty")
+
+
+def pick(logits_V: torch.Tensor, config: SamplingConfig, generator: torch.Generator | None) -> int:
+    """One id drawn from float logits in which what may not be said is -inf."""
+    if config.temperature == 0:
+        return int(logits_V.argmax())
+    logits_V = logits_V.float() / config.temperature
+    if config.top_k is not None and config.top_k < logits_V.numel():
+        threshold = logits_V.topk(config.top_k).values[-1]
+        logits_V = logits_V.masked_fill(logits_V < threshold, -torch.inf)
+    probability_V = logits_V.softmax(-1)
+    if config.top_p < 1:
+        ordered, index = probability_V.sort(descending=True, stable=True)
+        beyond = ordered.cumsum(0) - ordered >= config.top_p
+        probability_V = probability_V.index_fill(0, index[beyond], 0.0)
+    return int(torch.multinomial(probability_V, 1, generator=generator))
+
+
+class Grammar:
+    """What a reply may say next: text, the end, or a picture; a begun picture is held to its grid of codes."""
+
+    def __init__(self, space: IdSpace, *, may_draw: bool, max_cells: int = 1024) -> None:
+        self.space, self.max_cells = space, max_cells
+        allowed = torch.zeros(space.vocab_size, dtype=torch.bool)
+        text = allowed.clone()
+        text[4 : space.num_text] = True  # pad, end and beginning of sequence and the unknown piece are never said
+        text[space.special("<turn|>")] = True
+        text[space.special("<|draw>")] = may_draw
+        code = allowed.clone()
+        code[space.first_code : space.end] = True
+        self._text, self._code = text, code
+
+    def allowed_V(self, said: list[int]) -> torch.Tensor:
+        """bool [V] after the ids `said` so far in this reply."""
+        open_ids = self._open_drawing(said)
+        if open_ids is None:
+            return self._text
+        if len(open_ids) < 2:
+            return self._grid(self.max_cells // (self.space.cells(open_ids[0]) if open_ids else 1))
+        num_codes = self.space.cells(open_ids[0]) * self.space.cells(open_ids[1])
+        return self._code if len(open_ids) - 2 < num_codes else self._only(self.space.special("<draw|>"))
+
+    def is_drawing(self, said: list[int]) -> bool:
+        """Whether a picture is begun and not ended."""
+        return self._open_drawing(said) is not None
+
+    def _open_drawing(self, said: list[int]) -> list[int] | None:
+        begin, end = self.space.special("<|draw>"), self.space.special("<draw|>")
+        for index in range(len(said) - 1, -1, -1):
+            if said[index] == end:
+                return None
+            if said[index] == begin:
+                return said[index + 1 :]
+        return None
+
+    def _grid(self, most: int) -> torch.Tensor:
+        allowed = torch.zeros_like(self._text)
+        allowed[self.space.grid(1) : self.space.grid(min(most, MAX_GRID)) + 1] = True
+        return allowed
+
+    def _only(self, token_id: int) -> torch.Tensor:
+        allowed = torch.zeros_like(self._text)
+        allowed[token_id] = True
+        return allowed

@@ -1,0 +1,117 @@
+"""What an answer that knows nothing of the question's media would score, by the very same score function.
+
+Three ignorant answerers are measured on the data itself, within each language of a task:
+  shuffled    gives every example another example's reference answer;
+  constant    gives every example one fixed answer, the best of the most frequent ones;
+  blind       knows the sort of question, and gives the answer most frequent among the others of that sort.
+Chance is the best of the three.  The constant is chosen on the test answers themselves, which flatters it: a
+score above it is above any answerer of that kind.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from hashlib import sha256
+
+import numpy as np
+
+from castor.content import Message
+from castor.example import Example
+from castor.tasks.task import Metric
+
+NUM_SHUFFLES = 4
+NUM_CONSTANTS = 5
+
+
+def chance_scores(metric: Metric, examples: Sequence[Example], *, seed: int = 0) -> dict[str, np.ndarray]:
+    """Scores [N] of the ignorant answerers, "shuffled", "constant" and "blind"; {} for a single example."""
+    if len(examples) < 2:
+        return {}
+    groups: dict[str, list[int]] = {}
+    for at, example in enumerate(examples):
+        groups.setdefault(example.language, []).append(at)
+    shuffled_N, constant_N = np.zeros(len(examples)), np.zeros(len(examples))
+    for language, members in groups.items():
+        pool = members if len(members) > 1 else list(range(len(examples)))
+        rng = random.Random(f"{seed}/{language}")
+        shuffled_N[members] = _shuffled(metric, examples, members, pool, rng)
+        constant_N[members] = _best_constant(metric, examples, members, pool)
+    return {"shuffled": shuffled_N, "constant": constant_N, **_blind(metric, examples)}
+
+
+def chance_of(
+    metric: Metric, baselines: dict[str, np.ndarray], weights_N: np.ndarray, picked: list[int]
+) -> float | None:
+    """Chance on a slice: the best answerer's weighted mean over the picked examples; None without any."""
+    means = [float(np.average(scores[picked], weights=weights_N[picked])) for scores in baselines.values()]
+    if not means:
+        return None
+    return max(means) if metric.higher_is_better else min(means)
+
+
+def _shuffled(
+    metric: Metric, examples: Sequence[Example], members: list[int], pool: list[int], rng: random.Random
+) -> np.ndarray:
+    """Mean score of each member under a few other members' answers; no example ever gets its own."""
+    order = list(pool)
+    rng.shuffle(order)
+    place = {member: at for at, member in enumerate(order)}
+    num_shuffles = min(NUM_SHUFFLES, len(order) - 1)
+    shifts = rng.sample(range(1, len(order)), num_shuffles)
+    scores_MS = [
+        [
+            metric.score(examples[m], examples[order[(place[m] + shift) % len(order)]].answer)
+            for shift in shifts
+        ]
+        for m in members
+    ]
+    return np.asarray(scores_MS, dtype=np.float64).mean(axis=1)
+
+
+def _best_constant(
+    metric: Metric, examples: Sequence[Example], members: list[int], pool: list[int]
+) -> np.ndarray:
+    """Scores [M] of the best fixed answer among the most frequent ones and, for error rates, silence."""
+    first: dict[str, Message] = {}
+    for at in pool:
+        first.setdefault(answer_key(examples[at].answer), examples[at].answer)
+    counts = Counter(answer_key(examples[at].answer) for at in pool)
+    candidates = [first[key] for key, _ in counts.most_common(NUM_CONSTANTS)]
+    if not metric.higher_is_better:
+        candidates.append(Message.model(""))
+    weights_M = np.asarray([metric.weight(examples[at]) for at in members])
+    best: tuple[float, np.ndarray] | None = None
+    for candidate in candidates:
+        scores_M = np.asarray([metric.score(examples[at], candidate) for at in members], dtype=np.float64)
+        mean = float(np.average(scores_M, weights=weights_M))
+        if best is None or metric.is_better(mean, best[0]):
+            best = (mean, scores_M)
+    assert best is not None
+    return best[1]
+
+
+def _blind(metric: Metric, examples: Sequence[Example]) -> dict[str, np.ndarray]:
+    """Scores of the most frequent answer among the other examples of the same language and sort of question.
+
+    {} where the examples do not say their sort; silence where an example is the only one of its sort.
+    """
+    if not any("question_kind" in example.meta for example in examples):
+        return {}
+    keys = [answer_key(example.answer) for example in examples]
+    first = {key: example.answer for key, example in reversed(list(zip(keys, examples, strict=True)))}
+    sorts = [(example.language, example.meta.get("question_kind")) for example in examples]
+    counts: dict[tuple[str, object], Counter[str]] = {}
+    for sort, key in zip(sorts, keys, strict=True):
+        counts.setdefault(sort, Counter())[key] += 1
+    scores = []
+    for example, sort, key in zip(examples, sorts, keys, strict=True):
+        others = +(counts[sort] - Counter([key]))
+        guess = first[others.most_common(1)[0][0]] if others else Message.model("")
+        scores.append(metric.score(example, guess))
+    return {"blind": np.asarray(scores, dtype=np.float64)}
+
+
+def answer_key(answer: Message) -> str:
+    """What makes two answers the same: their words, and their pictures by content."""
+    pictures = [sha256(image.pixels().tobytes()).hexdigest() for image in answer.images]
+    return "|".join([answer.text, *pictures])

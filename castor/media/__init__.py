@@ -1,0 +1,1 @@
+"""Files of pictures, sound, moving pictures and pages: recognised, decoded within limits, encoded back."""

@@ -1,0 +1,1 @@
+"""The models: their configs, the decoder, media embedders, sizes, and how they are read and written."""

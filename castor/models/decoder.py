@@ -1,0 +1,194 @@
+"""The decoder: text, picture patches and audio frames in one stream, causal or fully bidirectional.
+
+A forward has three parts, so that the heavy one can be compiled: `embed` (sizes vary with the media), `context` (masks
+and rotary tables, once per batch) and `run` (the layers, static shapes). Parameter names are those of published
+Gemma 4 unified checkpoints without the leading "model.".
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from castor.models.config import FULL, SLIDING, ModelConfig, TextConfig
+from castor.models.embedders import MediaProjection, PatchEmbedder
+from castor.nn.attention import Attention, LayerContext, TokenPlaces, attention_mask
+from castor.nn.block import Block, FeedForward
+from castor.nn.cache import KVCache
+from castor.nn.norm import RMSNorm
+from castor.nn.rope import inverse_frequencies, rope_table
+from castor.tokens.batch import Batch
+
+
+class LanguageModel(nn.Module):
+    """Token embedding, layers and final norm."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(_block(config, kind) for kind in config.layer_types or ())
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
+def _block(config: TextConfig, kind: str) -> Block:
+    attention = Attention(
+        config.hidden_size,
+        config.num_attention_heads,
+        config.kv_heads(kind),
+        config.kind_head_dim(kind),
+        eps=config.rms_norm_eps,
+        bias=config.attention_bias,
+        key_is_value=kind == FULL and config.attention_k_eq_v,
+    )
+    feed_forward = FeedForward(config.hidden_size, config.intermediate_size)
+    return Block(attention, feed_forward, config.hidden_size, config.rms_norm_eps)
+
+
+class Decoder(nn.Module):
+    """Batch -> logits. Parameters come uninitialised for training: call `init_weights`, or load them."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        text, vision, audio = config.text, config.vision, config.audio
+        self.language_model = LanguageModel(text)
+        self.vision_embedder, self.embed_vision, self.embed_audio = None, None, None
+        if vision is not None:
+            self.vision_embedder = PatchEmbedder(vision.patch_dim, vision.mm_embed_dim, vision.mm_posemb_size)
+            self.embed_vision = MediaProjection(vision.mm_embed_dim, text.hidden_size, vision.rms_norm_eps)
+        if audio is not None:
+            self.embed_audio = MediaProjection(audio.audio_embed_dim, text.hidden_size, audio.rms_norm_eps)
+        self._compiled_run = self.run
+
+    def forward(self, batch: Batch, cache: KVCache | None = None) -> torch.Tensor:
+        """Logits [B, T, V] of the token after each; with a cache, the batch continues what the cache holds."""
+        return self.project(self.hidden(batch, cache))
+
+    def hidden(
+        self, batch: Batch, cache: KVCache | None = None, *, bidirectional: bool = False
+    ) -> torch.Tensor:
+        """The stream after the final norm, [B, T, D]."""
+        x_BTD = self.embed(batch)
+        context = self.context(batch, cache, bidirectional=bidirectional)
+        return self._compiled_run(x_BTD, context) if cache is None else self.run(x_BTD, context, cache)
+
+    def project(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
+        """Logits of hidden vectors, soft-capped where the config says so."""
+        logits_BTV = F.linear(hidden_BTD, self.output_weight_VD)
+        cap = self.config.text.final_logit_softcapping
+        return logits_BTV if cap is None else torch.tanh(logits_BTV / cap) * cap
+
+    @property
+    def output_weight_VD(self) -> torch.Tensor:
+        """The output projection, which is the token embedding."""
+        return self.language_model.embed_tokens.weight
+
+    def embed(self, batch: Batch) -> torch.Tensor:
+        """The stream that enters the layers, [B, T, D]: scaled token embeddings, with media in their slots."""
+        weight_VD = self.output_weight_VD
+        scale = torch.tensor(math.sqrt(weight_VD.shape[1]), dtype=weight_VD.dtype, device=weight_VD.device)
+        x_BTD = F.embedding(batch.ids_BT, weight_VD) * scale
+        flat_XD = x_BTD.flatten(0, 1)
+        if len(batch.patch_at_P):
+            flat_XD = flat_XD.index_copy(0, batch.patch_at_P, self._embed_patches(batch).to(x_BTD.dtype))
+        if len(batch.frame_at_S):
+            flat_XD = flat_XD.index_copy(0, batch.frame_at_S, self._embed_frames(batch).to(x_BTD.dtype))
+        return flat_XD.view_as(x_BTD)
+
+    def _embed_patches(self, batch: Batch) -> torch.Tensor:
+        vision = self.config.vision
+        if vision is None or self.vision_embedder is None or self.embed_vision is None:
+            raise ValueError(f"{len(batch.patch_at_P)} image patches for a model without vision")
+        if batch.patches_PC.shape != (len(batch.patch_at_P), vision.patch_dim):
+            raise ValueError(
+                f"patches of shape {list(batch.patches_PC.shape)} for {len(batch.patch_at_P)} places; the model takes "
+                f"{vision.patch_dim} numbers a patch"
+            )
+        return self.embed_vision(self.vision_embedder(batch.patches_PC, batch.patch_xy_P2))
+
+    def _embed_frames(self, batch: Batch) -> torch.Tensor:
+        audio = self.config.audio
+        if audio is None or self.embed_audio is None:
+            raise ValueError(f"{len(batch.frame_at_S)} audio frames for a model without audio")
+        if batch.frames_SF.shape != (len(batch.frame_at_S), audio.audio_embed_dim):
+            raise ValueError(
+                f"frames of shape {list(batch.frames_SF.shape)} for {len(batch.frame_at_S)} places; the model takes "
+                f"{audio.audio_embed_dim} numbers a frame"
+            )
+        return self.embed_audio(batch.frames_SF)
+
+    def context(
+        self, batch: Batch, cache: KVCache | None = None, *, bidirectional: bool = False
+    ) -> tuple[LayerContext, LayerContext]:
+        """Mask and rotary table of sliding and of full layers; a cache takes note of the new tokens' places."""
+        text = self.config.text
+        sees_blocks = text.use_bidirectional_attention == "vision"
+        block_BT = batch.block_BT if sees_blocks else torch.full_like(batch.block_BT, -1)
+        queries = TokenPlaces(batch.doc_BT, batch.position_BT, block_BT)
+        keys = queries if cache is None else cache.extend(queries)
+        sliding, full = (
+            LayerContext(
+                attention_mask(queries, keys, window=window, bidirectional=bidirectional),
+                *rope_table(batch.position_BT, self._frequencies(kind)),
+            )
+            for kind, window in ((SLIDING, text.sliding_window), (FULL, None))
+        )
+        return sliding, full
+
+    def _frequencies(self, kind: str) -> torch.Tensor:
+        rope = self.config.text.rope_parameters[kind]
+        share = rope.get("partial_rotary_factor", 1.0) if rope["rope_type"] == "proportional" else 1.0
+        return inverse_frequencies(self.config.text.kind_head_dim(kind), rope["rope_theta"], share)
+
+    def run(
+        self, x_BTD: torch.Tensor, context: tuple[LayerContext, LayerContext], cache: KVCache | None = None
+    ) -> torch.Tensor:
+        """All layers and the final norm: [B, T, D] -> [B, T, D]."""
+        sliding, full = context
+        for layer, kind in enumerate(self.config.text.layer_types or ()):
+            x_BTD = self.language_model.layers[layer](x_BTD, full if kind == FULL else sliding, layer, cache)
+        return self.language_model.norm(x_BTD)
+
+    def compile_layers(self) -> Decoder:
+        """Compile `run` for batches without a cache, one graph per shape and autocast setting; gives self."""
+        self._compiled_run = torch.compile(self.run, dynamic=False, fullgraph=True)
+        return self
+
+    def new_cache(self, batch_size: int, max_tokens: int) -> KVCache:
+        """An empty cache on the model's device and in its type."""
+        weight = self.output_weight_VD
+        return KVCache(self.config, batch_size, max_tokens, weight.device, weight.dtype)
+
+    @torch.no_grad()
+    def init_weights(self, seed: int = 0) -> Decoder:
+        """Draw weights to train from; gives self.
+
+        Every projection keeps the size of its input (std = fan-in ** -0.5), so that at the start the stream, the
+        gates and the logits have size about 1. The norms of queries and keys start at head_dim ** -0.25 each: their
+        dot products, which nothing divides later, then have size 1 too.
+        """
+        device = self.output_weight_VD.device
+        generator = torch.Generator(device).manual_seed(seed)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                module.weight.normal_(0.0, module.in_features**-0.5, generator=generator)
+                if module.bias is not None:
+                    module.bias.zero_()
+            elif isinstance(module, nn.Embedding):
+                module.weight.normal_(0.0, module.embedding_dim**-0.5, generator=generator)
+            elif isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
+            elif isinstance(module, PatchEmbedder):
+                module.pos_embedding.normal_(0.0, self.config.text.initializer_range, generator=generator)
+            elif isinstance(module, RMSNorm) and module.weight is not None:
+                module.weight.fill_(1.0)
+            elif isinstance(module, Block):
+                module.layer_scalar.fill_(1.0)
+        for module in self.modules():
+            if isinstance(module, Attention):
+                for norm in (module.q_norm, module.k_norm):
+                    norm.weight.fill_(module.head_dim**-0.25)
+        return self

@@ -1,0 +1,98 @@
+"""Read and write a decoder in Hugging Face layout: `config.json` and safetensors, whole or in shards, never pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from castor.checkpoint import load_json, load_tensors, save_json, save_tensors
+from castor.models.config import ModelConfig
+from castor.models.decoder import Decoder
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+
+
+def load_config(folder: str | Path) -> ModelConfig:
+    """The config of a saved model; ValueError names the file."""
+    path = Path(folder) / CONFIG
+    try:
+        return ModelConfig.from_hf(load_json(path))
+    except KeyError as error:
+        raise ValueError(f"{path}: {error} is missing") from None
+    except ValueError as error:
+        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+
+
+def load_model(
+    folder: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> Decoder:
+    """The model saved in `folder`, in evaluation mode; `dtype` None keeps the type it was saved in.
+
+    ValueError names the file for a missing or broken one, and the tensors that are missing, unknown or misshapen.
+    """
+    folder = Path(folder)
+    with torch.device("meta"):
+        model = Decoder(load_config(folder))
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    found: dict[str, torch.Tensor] = {}
+    for path in weight_files(folder):
+        for saved_name, tensor in load_tensors(path).items():
+            name = _own_name(saved_name)
+            if name == "lm_head.weight":  # tied: the embedding is there under its own name
+                continue
+            if name not in expected:
+                raise ValueError(f"{path}: {saved_name} is not part of this model")
+            if tensor.shape != expected[name]:
+                shapes = f"{list(tensor.shape)}, not {list(expected[name])}"
+                raise ValueError(f"{path}: {saved_name} has shape {shapes}")
+            found[name] = tensor.to(device=device, dtype=dtype or tensor.dtype)
+    missing = [name for name in expected if name not in found and not name.endswith("layer_scalar")]
+    if missing:
+        raise ValueError(f"{folder}: {len(missing)} tensors are missing: {', '.join(missing[:5])}")
+    kept = found["language_model.embed_tokens.weight"].dtype
+    for name in expected.keys() - found.keys():
+        found[name] = torch.ones(expected[name], device=device, dtype=kept)
+    model.load_state_dict(found, assign=True)
+    return model.eval().requires_grad_(True)
+
+
+def weight_files(folder: str | Path) -> Iterable[Path]:
+    """The safetensors files of a saved model: the one, or the shards its index names."""
+    folder = Path(folder)
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if not (folder / INDEX).is_file():
+        raise ValueError(f"{folder}: neither {WEIGHTS} nor {INDEX} is here")
+    index = load_json(folder / INDEX)
+    if not isinstance(index, dict) or not isinstance(index.get("weight_map"), dict):
+        raise ValueError(f"{folder / INDEX}: no weight_map")
+    shards = sorted(set(index["weight_map"].values()))
+    for shard in shards:
+        if Path(shard).name != shard:
+            raise ValueError(f"{folder / INDEX}: {shard!r} is not a plain file name")
+    return [folder / shard for shard in shards]
+
+
+def save_model(model: Decoder, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
+    """Write `config.json` and `model.safetensors`, each atomically; `dtype` None keeps the parameters' own."""
+    folder = Path(folder)
+    tensors = {
+        f"model.{name}": tensor.to(dtype or tensor.dtype) for name, tensor in model.state_dict().items()
+    }
+    kept = dtype or model.output_weight_VD.dtype
+    save_tensors(folder / WEIGHTS, tensors)
+    save_json(folder / CONFIG, model.config.to_hf(str(kept).removeprefix("torch.")))
+
+
+def _own_name(name: str) -> str:
+    """A checkpoint's tensor name as ours: text-only checkpoints lack a level, some writers split the embedder less."""
+    name = name.removeprefix("model.")
+    if name.startswith(("layers.", "embed_tokens.", "norm.")):
+        return f"language_model.{name}"
+    if name.startswith("embed_vision.multimodal_embedder."):
+        return name.replace("multimodal_embedder.", "", 1)
+    if name.startswith("embed_vision.") and not name.startswith("embed_vision.embedding_projection"):
+        return name.replace("embed_vision.", "vision_embedder.", 1)
+    return name

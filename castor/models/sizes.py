@@ -1,0 +1,96 @@
+"""The family's sizes as data: what each is made of, and how many parameters that is."""
+
+from __future__ import annotations
+
+from castor.models.config import AudioConfig, ModelConfig, TextConfig, VisionConfig
+from castor.tokens.space import IdSpace
+
+_GEMMA_VOCABULARY = 262_144
+_SMALL_IDS = {
+    "image_token_id": "<|image|>",
+    "audio_token_id": "<|audio|>",
+    "video_token_id": "<|video|>",
+    "boi_token_id": "<|image>",
+    "eoi_token_id": "<image|>",
+    "boa_token_id": "<|audio>",
+    "eoa_token_index": "<audio|>",
+}
+_GEMMA_IDS = {
+    "image_token_id": 258_880,
+    "audio_token_id": 258_881,
+    "video_token_id": 258_884,
+    "boi_token_id": 255_999,
+    "eoi_token_id": 258_882,
+    "boa_token_id": 256_000,
+    "eoa_token_index": 258_883,
+}
+
+
+def _small(hidden: int, layers: int, heads: int, inner: int) -> ModelConfig:
+    """Sizes for the small world: 16-pixel patches, log-mel sound, 4096 text pieces and 1000 image codes."""
+    space = IdSpace(num_text=4096, num_codes=1000)
+    text = TextConfig(
+        vocab_size=space.vocab_size,
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=1,
+        head_dim=64,
+        global_head_dim=64,
+        sliding_window=256,
+        max_position_embeddings=8192,
+        bos_token_id=None,
+        eos_token_id=space.special("<turn|>"),
+    )
+    vision = VisionConfig(patch_size=16, pooling_kernel_size=1, mm_embed_dim=hidden, mm_posemb_size=64)
+    ids = {field: space.special(name) for field, name in _SMALL_IDS.items()}
+    return ModelConfig(text=text, vision=vision, audio=AudioConfig(audio_embed_dim=320), **ids)
+
+
+def _large(
+    hidden: int,
+    layers: int,
+    heads: int,
+    kv_heads: int,
+    inner: int,
+    global_kv_heads: int = 1,
+    head_dim: int = 256,
+) -> ModelConfig:
+    """Sizes in the shape of Gemma 4 unified: its vocabulary, 48-pixel patches and raw audio frames."""
+    text = TextConfig(
+        vocab_size=_GEMMA_VOCABULARY,
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=head_dim,
+        global_head_dim=2 * head_dim,
+        num_global_key_value_heads=global_kv_heads,
+        attention_k_eq_v=True,
+        sliding_window=1024,
+        final_logit_softcapping=30.0,
+    )
+    vision = VisionConfig(mm_embed_dim=hidden)
+    return ModelConfig(text=text, vision=vision, audio=AudioConfig(), **_GEMMA_IDS)
+
+
+SIZES: dict[str, ModelConfig] = {
+    "atom": _small(256, 6, 4, 1024),
+    "micro": _small(512, 12, 8, 2048),
+    "nano-1": _large(1536, 30, 8, 1, 8192),
+    "nano-2": _large(2304, 30, 8, 4, 10496),
+    "pro": _large(3840, 48, 16, 8, 15360),
+    "ultra": _large(12288, 60, 48, 8, 36864),
+}
+
+# Parameters of each size. Published `pro` weights count 48 more: the fixed scale of each layer.
+PARAMETERS: dict[str, int] = {
+    "atom": 7_415_552,
+    "micro": 48_396_288,
+    "nano-1": 1_796_534_272,
+    "nano-2": 3_262_786_048,
+    "pro": 11_959_730_176,
+    "ultra": 108_751_675_904,
+}

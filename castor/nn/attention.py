@@ -1,0 +1,111 @@
+"""Who may see whom, and grouped-query attention with normalised queries, keys and values.
+
+One mask rule serves training, prefill and cached decoding, because it looks only at the document, position and image
+block of the two tokens. Leaves out attention dropout and kernels for variable lengths.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from castor.nn.norm import RMSNorm
+from castor.nn.rope import rotate
+
+if TYPE_CHECKING:
+    from castor.nn.cache import KVCache
+
+
+class TokenPlaces(NamedTuple):
+    """Where tokens stand: document (-1 is padding), position in it, image block (-1 is none); each int64 [B, T]."""
+
+    doc_BT: torch.Tensor
+    position_BT: torch.Tensor
+    block_BT: torch.Tensor
+
+
+class LayerContext(NamedTuple):
+    """What one kind of layer needs besides its input: the mask (True = may see) and the rotary table."""
+
+    mask_B1TS: torch.Tensor
+    cos: torch.Tensor
+    sin: torch.Tensor
+
+
+def attention_mask(
+    queries: TokenPlaces, keys: TokenPlaces, *, window: int | None = None, bidirectional: bool = False
+) -> torch.Tensor:
+    """bool [B, 1, T, S], True where a query may see a key; only ever inside one document.
+
+    A full layer (`window` None) sees the past. A sliding layer sees the past and all of its own image block, as far as
+    fewer than `window` positions back. `bidirectional` sees both ways (a sliding layer: nearer than `window`).
+    Padding sees padding, so that no row is empty.
+    """
+    distance_BTS = queries.position_BT[:, :, None] - keys.position_BT[:, None, :]
+    mask_BTS = queries.doc_BT[:, :, None] == keys.doc_BT[:, None, :]
+    if bidirectional:
+        if window is not None:
+            mask_BTS = mask_BTS & (distance_BTS.abs() < window)
+    elif window is None:
+        mask_BTS = mask_BTS & (distance_BTS >= 0)
+    else:
+        same_block_BTS = queries.block_BT[:, :, None] == keys.block_BT[:, None, :]
+        same_block_BTS = same_block_BTS & (queries.block_BT[:, :, None] >= 0)
+        mask_BTS = mask_BTS & ((distance_BTS >= 0) | same_block_BTS) & (distance_BTS < window)
+    return mask_BTS.unsqueeze(1)
+
+
+def attend(
+    query_BNTH: torch.Tensor, key_BKSH: torch.Tensor, value_BKSH: torch.Tensor, mask_B1TS: torch.Tensor
+) -> torch.Tensor:
+    """Softmax of unscaled dot products times the values, [B, N, T, H]; each key head serves N // K query heads."""
+    grouped = key_BKSH.shape[1] != query_BNTH.shape[1]
+    return F.scaled_dot_product_attention(
+        query_BNTH, key_BKSH, value_BKSH, attn_mask=mask_B1TS, scale=1.0, enable_gqa=grouped
+    )
+
+
+class Attention(nn.Module):
+    """Grouped-query attention: q and k normalised with a learned scale, v without; no further scaling of the scores.
+
+    With `key_is_value` the values are the key projection's output before its norm and rotation.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        *,
+        eps: float = 1e-6,
+        bias: bool = False,
+        key_is_value: bool = False,
+    ) -> None:
+        super().__init__()
+        self.head_dim = head_dim
+        self.q_proj = nn.Linear(dim, num_heads * head_dim, bias=bias)
+        self.k_proj = nn.Linear(dim, num_kv_heads * head_dim, bias=bias)
+        self.v_proj = None if key_is_value else nn.Linear(dim, num_kv_heads * head_dim, bias=bias)
+        self.o_proj = nn.Linear(num_heads * head_dim, dim, bias=bias)
+        self.q_norm = RMSNorm(head_dim, eps)
+        self.k_norm = RMSNorm(head_dim, eps)
+        self.v_norm = RMSNorm(head_dim, eps, scaled=False)
+
+    def forward(
+        self, x_BTD: torch.Tensor, context: LayerContext, layer: int, cache: KVCache | None = None
+    ) -> torch.Tensor:
+        heads = (*x_BTD.shape[:2], -1, self.head_dim)
+        query_BTNH = self.q_proj(x_BTD).view(heads)
+        key_BTKH = self.k_proj(x_BTD).view(heads)
+        value_BTKH = key_BTKH if self.v_proj is None else self.v_proj(x_BTD).view(heads)
+        query_BNTH = rotate(self.q_norm(query_BTNH), context.cos, context.sin).transpose(1, 2)
+        key_BKSH = rotate(self.k_norm(key_BTKH), context.cos, context.sin).transpose(1, 2)
+        value_BKSH = self.v_norm(value_BTKH).transpose(1, 2)
+        if cache is not None:
+            key_BKSH, value_BKSH = cache.append(layer, key_BKSH, value_BKSH)
+        out_BNTH = attend(query_BNTH, key_BKSH, value_BKSH, context.mask_B1TS)
+        return self.o_proj(out_BNTH.transpose(1, 2).reshape(*x_BTD.shape[:2], -1))

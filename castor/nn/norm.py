@@ -1,0 +1,27 @@
+"""Root-mean-square normalisation, computed in float32 whatever the input type."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def rms_norm(x_D: torch.Tensor, weight_D: torch.Tensor | None, eps: float) -> torch.Tensor:
+    """`x_D` divided by the root of the mean of its squares over the last axis, times `weight_D`; type kept."""
+    x32_D = x_D.float()
+    normed_D = x32_D * torch.rsqrt(x32_D.square().mean(-1, keepdim=True) + eps)
+    if weight_D is not None:
+        normed_D = normed_D * weight_D.float()
+    return normed_D.to(x_D.dtype)
+
+
+class RMSNorm(nn.Module):
+    """RMS normalisation over the last axis, with a learned scale unless `scaled` is False (Zhang & Sennrich 2019)."""
+
+    def __init__(self, dim: int, eps: float = 1e-6, *, scaled: bool = True) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim)) if scaled else None
+
+    def forward(self, x_D: torch.Tensor) -> torch.Tensor:
+        return rms_norm(x_D, self.weight, self.eps)

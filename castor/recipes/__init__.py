@@ -1,0 +1,32 @@
+"""Recipes: plain functions that return a full config. The docstring says command, hardware, time and what it reached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from castor.config import override
+from castor.recipes.pipeline import RunConfig, run_pipeline
+from castor.recipes.plots import plot_run
+
+
+def atom() -> RunConfig:
+    """The shipped size: 7M parameters, an hour on two CPU cores (`castor train atom`)."""
+    return RunConfig(minutes=60.0, out="runs/atom")
+
+
+def micro() -> RunConfig:
+    """The next size up, 50M parameters, for a GPU or a long night (`castor train micro minutes=600`)."""
+    return RunConfig(size="micro", minutes=600.0, num_rows=16, out="runs/micro")
+
+
+RECIPES: dict[str, Callable[[], RunConfig]] = {"atom": atom, "micro": micro}
+
+
+def run(name: str, overrides: Sequence[str] = ()) -> None:
+    """Train a recipe by name with key=value settings; ValueError names the nearest key or the recipes there are."""
+    if name not in RECIPES:
+        raise ValueError(f"no recipe {name!r}; there are: {', '.join(RECIPES)}")
+    config = override(RECIPES[name](), overrides)
+    run_pipeline(config)
+    for path in plot_run(config.out):
+        print(path)

@@ -1,0 +1,77 @@
+"""What a run learns from, and how much of each: Diorama's tasks, real data where there is some, and their weights.
+
+A weight counts examples. General sources (captions, dialogues, sentences) lead early; what is asked later, in the
+form it is asked, comes to the front towards the end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from castor.content import Message, Text
+from castor.data.mixture import Drawable, Mixture, Weight
+from castor.diorama.speech import speech_available
+from castor.diorama.spoken import NEEDS_SPEECH
+from castor.diorama.world import World
+from castor.example import Example
+
+# examples of each Diorama task; (progress, weight) points where the share changes over a run
+WORLD_WEIGHTS: dict[str, Weight] = {
+    "caption": [(0.0, 1.6), (1.0, 1.0)],
+    "dialogue": [(0.0, 1.5), (1.0, 0.8)],
+    "image_question": [(0.0, 1.2), (1.0, 1.8)],
+    "image_count": [(0.0, 0.8), (1.0, 1.2)],
+    "text_reading": 1.6,
+    "chart": 1.0,
+    "document": 0.4,
+    "spoken_sentence": [(0.0, 2.6), (1.0, 2.2)],
+    "spoken_question": [(0.0, 0.6), (1.0, 1.2)],
+    "sound_event": 0.8,
+    "video_question": [(0.0, 0.5), (1.0, 0.9)],
+    "video_caption": 0.4,
+    "translation": 1.4,
+    "arithmetic": 1.6,
+    "reasoning": 1.0,
+    "drawing": [(0.0, 2.6), (1.0, 2.2)],
+    "interleaved": 0.5,
+}
+
+
+@dataclass(frozen=True)
+class WorldSource:
+    """Endless training examples of one Diorama task."""
+
+    world: World
+    task: str
+
+    def example(self, rng: random.Random) -> Example:
+        """One example, chosen by `rng` among 2^40; people put the words before the picture as often as after it."""
+        example = self.world.example(self.task, rng.getrandbits(40))
+        return words_first(example) if rng.random() < 0.3 else example
+
+
+def words_first(example: Example) -> Example:
+    """The same example with the text of its first message before the media."""
+    first = example.messages[0]
+    parts = sorted(first.parts, key=lambda part: not isinstance(part, Text))
+    return dataclasses.replace(example, messages=(Message(first.role, tuple(parts)), *example.messages[1:]))
+
+
+def world_sources(seed: int) -> dict[str, Drawable]:
+    """One source for each Diorama task that can run here; without a synthesiser, none that needs speech."""
+    speech = speech_available()
+    world = World(seed=seed, split="train", speech=speech)
+    present = [name for name in WORLD_WEIGHTS if name in world.tasks and (speech or name not in NEEDS_SPEECH)]
+    return {name: WorldSource(world, name) for name in present}
+
+
+def mixture(seed: int, real: Mapping[str, tuple[Drawable, Weight]] | None = None) -> Mixture:
+    """Diorama with, beside it, the real sources and their weights."""
+    sources: dict[str, Drawable] = world_sources(seed)
+    weights: dict[str, Weight] = {name: WORLD_WEIGHTS[name] for name in sources}
+    for name, (source, weight) in (real or {}).items():
+        sources[name], weights[name] = source, weight
+    return Mixture(sources, weights)

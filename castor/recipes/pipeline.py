@@ -1,0 +1,328 @@
+"""From nothing to a model, in stages that each leave their result in the run's folder and are skipped once there.
+
+    tokenizer -> codec -> pretrain -> tune -> model
+
+A killed run, started again with the same command, goes on where its last saved state is and ends with the weights an
+uninterrupted one has: everything that was measured once (how many steps fit the time) is kept in plan.json.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from castor.checkpoint import load_json, save_json, write_atomically
+from castor.config import from_dict, to_dict
+from castor.content import Image, Text
+from castor.data.loader import LoadedBatch, Loader, LoaderConfig
+from castor.data.mixture import Mixture
+from castor.engine.model import Model
+from castor.example import Example
+from castor.log import LiveLine
+from castor.models.codec import CodecConfig, ImageCodec
+from castor.models.config import ModelConfig
+from castor.models.decoder import Decoder
+from castor.models.sizes import SIZES
+from castor.recipes.curriculum import mixture
+from castor.recipes.real import real_sources
+from castor.runtime import best_precision, can_compile, pick_device, prepare_cpu
+from castor.tokens.pack import pack
+from castor.tokens.render import RenderConfig, Renderer
+from castor.tokens.space import IdSpace
+from castor.tokens.text import Tokenizer, train_tokenizer
+from castor.train.calibrate import seconds_per_step
+from castor.train.codec import train_codec
+from castor.train.fit import FitConfig, fit, measure_matrix_peak
+from castor.train.objective import next_token
+from castor.train.optim import OptimConfig
+
+SHARES = {"codec": 0.13, "pretrain": 0.62, "tune": 0.25}  # of the training time
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A run from nothing to a model. Defaults make `atom`."""
+
+    out: str = "runs/atom"  # folder of the run
+    minutes: float = 60.0  # of training, all stages together; decides the steps unless they are given
+    seed: int = 0
+    size: str = "atom"
+    data: str = ""  # folder of real data; empty: the variable CASTOR_DATA, or Diorama alone
+    device: str = "auto"
+    vocab_size: int = 4096
+    tokenizer_examples: int = 12_000  # sampled from the whole mixture to train the tokenizer
+    codec_steps: int = 0  # 0: as many as fit
+    pretrain_steps: int = 0
+    tune_steps: int = 0
+    code_weight: float = 0.5  # of a picture code in the loss, against 1 for a piece of text
+    num_rows: int = 8
+    row_tokens: int = 512
+    num_workers: int = 1
+    compile: bool = True
+    save_every_s: float = 120.0
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    renderer: RenderConfig = field(default_factory=RenderConfig)
+
+    def __post_init__(self) -> None:
+        if self.size not in SIZES:
+            raise ValueError(f"size={self.size!r} is not one of {list(SIZES)}")
+        if self.minutes <= 0:
+            raise ValueError(f"minutes={self.minutes} must be positive")
+
+
+def run_pipeline(config: RunConfig, say: Callable[[str], None] = print) -> Model | None:
+    """Train all stages; gives the model, or None where Ctrl-C ended a stage early (saved, to be gone on with)."""
+    run = Run(config, say)
+    run.make_tokenizer()
+    run.make_codec()
+    for stage in ("pretrain", "tune"):
+        if not run.train(stage):
+            return None
+    model = run.model()
+    model.save(run.folder / "model")
+    say(f"model saved in {run.folder / 'model'}")
+    return model
+
+
+class Run:
+    """One run's folder, and the stages that fill it."""
+
+    def __init__(self, config: RunConfig, say: Callable[[str], None] = print) -> None:
+        self.config, self.say, self.folder = config, say, Path(config.out)
+        self.device = pick_device(config.device)
+        self.precision = best_precision(self.device)
+        prepare_cpu()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._keep_settings()
+        self.plan_path = self.folder / "plan.json"
+        self.plan: dict[str, Any] = load_json(self.plan_path) if self.plan_path.exists() else {}
+        real, told = real_sources(config.data)
+        say(told)
+        self.mixture = mixture(config.seed, real)
+        self._decoder: Decoder | None = None
+
+    def _keep_settings(self) -> None:
+        """Write config.json, or hold the run to the one that is there."""
+        path, now = self.folder / "config.json", to_dict(self.config)
+        if path.exists():
+            before = load_json(path)
+            changed = [key for key in now if before.get(key) != now[key] and key not in ("out", "save_every_s")]
+            if changed:
+                raise ValueError(
+                    f"{path}: this run was begun with {changed[0]}={before.get(changed[0])!r}, not "
+                    f"{now[changed[0]]!r}; give the same settings to go on, or another out= folder"
+                )
+        save_json(path, now)
+
+    def note(self, key: str, value: Any) -> Any:
+        """Keep a measured value for good."""
+        self.plan[key] = value
+        save_json(self.plan_path, self.plan)
+        return value
+
+    def make_tokenizer(self) -> None:
+        """Train SentencePiece on a sample of the whole mixture."""
+        if (self.folder / "tokenizer.model").exists():
+            return
+        line = LiveLine("tokenizer", self.config.tokenizer_examples)
+
+        def texts() -> Iterator[str]:
+            for index in range(self.config.tokenizer_examples):
+                line.update(index, "sampling")
+                yield from _texts(self.mixture, f"{self.config.seed}/tokenizer/{index}")
+
+        tokenizer = train_tokenizer(texts(), self.config.vocab_size)
+        write_atomically(self.folder / "tokenizer.model", tokenizer.model)
+        line.close(f"{tokenizer.vocab_size} pieces")
+
+    def make_codec(self) -> None:
+        """Train the image codec on pictures of the mixture: what is drawn, and what is looked at."""
+        if (self.folder / "codec.safetensors").exists():
+            return
+        pictures = functools.partial(_picture, self.mixture)
+        steps = self.config.codec_steps or self.plan.get("codec_steps", 0)
+        if not steps:
+            trial_s = 8.0
+            _, trial = train_codec(self.config.codec, pictures, seconds=trial_s, seed=self.config.seed)
+            budget_s = 60 * self.config.minutes * SHARES["codec"] - trial_s
+            steps = self.note("codec_steps", max(20, round(budget_s * trial["step"] / trial["elapsed_s"])))
+        line = LiveLine("codec", steps)
+        codec, last = train_codec(
+            self.config.codec,
+            pictures,
+            steps=steps,
+            seed=self.config.seed,
+            device=self.device,
+            on_progress=lambda row: line.update(row["step"], f"loss {row['loss']:.4f}  {row['psnr_db']:.1f} dB"),
+        )
+        codec.cpu().save(self.folder)
+        line.close(f"{last['psnr_db']:.1f} dB after {steps} steps")
+
+    def model_config(self) -> ModelConfig:
+        """The size's config with this run's vocabulary and media."""
+        config, renderer, space = SIZES[self.config.size], self.config.renderer, self.space()
+        vision = dataclasses.replace(
+            config.vision, patch_size=renderer.patch_size, pooling_kernel_size=renderer.pooling
+        )
+        return dataclasses.replace(
+            config,
+            text=dataclasses.replace(config.text, vocab_size=space.vocab_size),
+            vision=vision,
+            audio=dataclasses.replace(config.audio, audio_embed_dim=renderer.frame_dim),
+            image_token_id=space.special("<|image|>"),
+            video_token_id=space.special("<|video|>"),
+            audio_token_id=space.special("<|audio|>"),
+            boi_token_id=space.special("<|image>"),
+            eoi_token_id=space.special("<image|>"),
+            boa_token_id=space.special("<|audio>"),
+            eoa_token_index=space.special("<audio|>"),
+        )
+
+    def space(self) -> IdSpace:
+        """The id space of this run's tokenizer and codec."""
+        tokenizer = Tokenizer.load(self.folder)
+        return IdSpace(num_text=tokenizer.vocab_size, num_codes=self.config.codec.num_codes)
+
+    def decoder(self) -> Decoder:
+        """The decoder in training: fresh from the seed at first."""
+        if self._decoder is None:
+            decoder = Decoder(self.model_config()).init_weights(self.config.seed).to(self.device)
+            if self.config.compile and (self.device != "cpu" or can_compile()):
+                decoder.compile_layers()
+            self._decoder = decoder
+        return self._decoder
+
+    def loader(self, stage: str, num_steps: int) -> Loader:
+        """Batches of one stage; pre-training spans the first half of the curriculum, tuning the second."""
+        config = LoaderConfig(
+            num_rows=self.config.num_rows,
+            row_tokens=self.config.row_tokens,
+            num_batches=num_steps,
+            seed=self.config.seed * 2 + (stage == "tune"),
+            num_workers=self.config.num_workers,
+        )
+        span = (0.0, 0.6) if stage == "pretrain" else (0.6, 1.0)
+        render = RenderExample(str(self.folder), self.config.renderer)
+        return Loader(config, SpannedMixture(self.mixture, *span), render, pack)
+
+    def train(self, stage: str) -> bool:
+        """Pre-train at a held rate, or tune while it falls; False where Ctrl-C ended it early."""
+        folder, done_path = self.folder / stage, self.folder / f"{stage}.json"
+        decoder = self.decoder()
+        if done_path.exists():
+            self._take(decoder, folder)
+            return True
+        loss = next_token(decoder, self.space().first_code, self.config.code_weight)
+        steps = getattr(self.config, f"{stage}_steps") or self._steps_that_fit(stage, decoder, loss)
+        config = FitConfig(
+            num_steps=steps,
+            optim=self.config.optim,
+            warmup=0.03 if stage == "pretrain" else 0.0,
+            decay=0.15 if stage == "pretrain" else 1.0,
+            precision="bfloat16" if self.precision == "bfloat16" else "float32",
+            save_every_s=self.config.save_every_s,
+        )
+        if stage == "tune" and not (folder / "state.safetensors").exists():
+            self._take(decoder, self.folder / "pretrain")
+        peak = measure_matrix_peak(self.device, self.precision)
+        loader = self.loader(stage, steps)
+        result = fit(decoder, loss, loader.batches, config, folder, title=stage, peak_flops=peak)
+        if result.finished:
+            save_json(done_path, dataclasses.asdict(result))
+        return result.finished
+
+    def _steps_that_fit(self, stage: str, decoder: Decoder, loss: Callable[..., Any]) -> int:
+        """Measured once, from a trial of the real loop; both stages share the figure."""
+        if "step_s" not in self.plan:
+            self.say("measuring the speed of a step (the first ones compile)")
+            batches: Callable[[int], Iterator[LoadedBatch]] = self.loader("pretrain", 10_000).batches
+            step_s = seconds_per_step(decoder, loss, batches, self.config.optim, precision=self.precision)
+            self.note("step_s", round(step_s, 4))
+        return max(10, round(60 * self.config.minutes * SHARES[stage] / self.plan["step_s"]))
+
+    def _take(self, decoder: Decoder, folder: Path) -> None:
+        from castor.checkpoint import load_tensors
+
+        tensors = load_tensors(folder / "state.safetensors")
+        decoder.load_state_dict(
+            {name.partition("|")[2]: value for name, value in tensors.items() if name.startswith("model|")}
+        )
+
+    def model(self) -> Model:
+        """The run's model as it stands, ready to answer."""
+        codec = ImageCodec.load(self.folder).to(self.device)
+        renderer = make_renderer(self.folder, self.config.renderer, codec)
+        card = {
+            "recipe": to_dict(self.config) | {"out": "", "data": ""},
+            "plan": self.plan,
+            "sources": sorted(self.mixture.sources),
+        }
+        return Model(self.decoder(), renderer, codec, card=card)
+
+
+def make_renderer(folder: str | Path, config: RenderConfig, codec: ImageCodec) -> Renderer:
+    """The renderer of a run's tokenizer and codec."""
+    tokenizer = Tokenizer.load(folder)
+    space = IdSpace(num_text=tokenizer.vocab_size, num_codes=codec.config.num_codes)
+    return Renderer(tokenizer, space, config, encode_image=codec.encode, decode_image=codec.decode)
+
+
+@dataclass
+class RenderExample:
+    """Example -> Sequence, in whatever process it is called: tokenizer and codec are loaded there, at first use."""
+
+    folder: str
+    config: RenderConfig
+    _renderer: Renderer | None = None
+
+    def __call__(self, example: Example) -> Any:
+        if self._renderer is None:
+            self._renderer = make_renderer(self.folder, self.config, ImageCodec.load(self.folder))
+        return self._renderer.encode(example.messages)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "config": self.config, "_renderer": None}
+
+
+class SpannedMixture(Mixture):
+    """A stretch of a mixture's curriculum, from progress `start` to `end`, stretched over a stage."""
+
+    def __init__(self, whole: Mixture, start: float, end: float) -> None:
+        self.sources, self.points = whole.sources, whole.points
+        self.start, self.end = start, end
+
+    def shares(self, progress: float) -> dict[str, float]:
+        return super().shares(self.start + progress * (self.end - self.start))
+
+
+def _texts(source: Mixture, seed: str) -> Iterator[str]:
+    rng = random.Random(seed)
+    example = source.draw(rng, rng.random())
+    for message in example.messages:
+        yield from (part.text for part in message.parts if isinstance(part, Text))
+
+
+def _picture(source: Mixture, rng: random.Random) -> np.ndarray:
+    """A picture as it is drawn (64 px, two of three) or looked at; drawn from the mixture's own examples."""
+    names = [name for name in ("drawing", "image_question", "concepts", "text_reading") if name in source.sources]
+    while True:
+        name = names[0] if rng.random() < 0.6 else names[rng.randrange(len(names))]
+        example = source.sources[name].example(rng)
+        for message in reversed(example.messages):
+            for part in message.parts:
+                if isinstance(part, Image):
+                    return part.pixels()
+
+
+def read_config(folder: str | Path) -> RunConfig:
+    """The settings a run was begun with."""
+    return from_dict(RunConfig, load_json(Path(folder) / "config.json"))

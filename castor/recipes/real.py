@@ -1,0 +1,72 @@
+"""Which real sets a run learns from and is scored on, and how much of each. Only licence classes A and B train."""
+
+from __future__ import annotations
+
+import os
+
+from castor.data.mixture import Drawable, Weight
+from castor.data.real import RealData
+from castor.example import Example
+
+DATA_VARIABLE = "CASTOR_DATA"
+
+# share of examples beside Diorama's tasks, which weigh about one each
+REAL_WEIGHTS: dict[str, Weight] = {
+    "concepts": [(0.0, 1.0), (1.0, 1.6)],
+    "concepts/video": 0.15,
+    "digits/mnist": 0.6,
+    "digits/spoken_en": 0.5,
+    "digits/spoken_ar": 0.2,
+    "digits/sequences": 0.2,
+    "audio/sounds": 0.6,
+    "audio/mandarin_words": 0.6,
+    "audio/commands_ar": 0.15,
+    "photos/clothing": 0.3,
+    "reasoning_images/nlvr": 0.3,
+    "domains/blood_cells": 0.1,
+    "video/signs": 0.15,
+    "text/tatoeba": 0.5,
+    "text/number_words": 0.3,
+}
+
+# what is scored, in the order of the report; the sets whose answers are short enough to be right or wrong
+SCORED = (
+    "digits/mnist",
+    "digits/spoken_en",
+    "digits/sequences",
+    "audio/sounds",
+    "audio/mandarin_words",
+    "concepts",
+    "photos/clothing",
+    "reasoning_images/nlvr",
+    "video/signs",
+    "text/tatoeba",
+    "text/number_words",
+)
+
+
+def real_data(path: str = "") -> RealData:
+    """The sets under `path`, or under the folder in CASTOR_DATA; empty where neither is given."""
+    return RealData(path or os.environ.get(DATA_VARIABLE) or None)
+
+
+def real_sources(path: str = "") -> tuple[dict[str, tuple[Drawable, Weight]], str]:
+    """Sources to train on with their weights, and a sentence that says what was found."""
+    data = real_data(path)
+    found = {name: (data.sources[name], weight) for name, weight in REAL_WEIGHTS.items() if name in data.sources}
+    told = f"training on Diorama and {len(found)} sets of real data in {data.path}" if found else (
+        f"training on Diorama alone ({data.message})"
+    )  # fmt: skip
+    return dict(found), told
+
+
+def real_examples(path: str = "", limit: int = 64) -> tuple[dict[str, list[Example]], str]:
+    """Held-out examples of each scored set by task name, and a sentence that says what was found."""
+    data = real_data(path)
+    found: dict[str, list[Example]] = {}
+    for name in SCORED:
+        if name in data.sources:
+            source = data.sources[name]
+            found.setdefault(source.task, []).extend(source.examples("test", limit))
+    told = f"scoring {len(found)} tasks on held-out real files" if found else f"scoring Diorama alone ({data.message})"
+    return found, told

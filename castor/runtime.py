@@ -1,0 +1,72 @@
+"""Where and how the numbers run: device, threads, seeds. Nothing here happens at import."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+
+
+def pick_device(name: str = "auto") -> str:
+    """ "cuda", "mps" or "cpu": the one asked for, or the best present; ValueError where it is absent."""
+    import torch
+
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return next(device for device in ("cuda", "mps", "cpu") if present[device])
+    if not present.get(name.split(":")[0], False):
+        raise ValueError(f"device {name!r} is not present; here there is: {[d for d, on in present.items() if on]}")
+    return name
+
+
+def prepare_cpu(num_threads: int | None = None) -> None:
+    """Set threads, and flush denormals before the first threaded operation (without it confident models crawl)."""
+    import torch
+
+    torch.set_flush_denormal(True)
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
+
+
+def best_precision(device: str) -> str:
+    """ "bfloat16" where the device multiplies it natively, else "float32"."""
+    import torch
+
+    if device.startswith("cuda"):
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    if device != "cpu" or not os.path.exists("/proc/cpuinfo"):
+        return "float32"
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        flags = next((line for line in file if line.startswith("flags")), "")
+    return "bfloat16" if "amx_bf16" in flags or "avx512_bf16" in flags else "float32"
+
+
+def can_compile() -> bool:
+    """Whether torch.compile has the C++ compiler that it needs on a CPU."""
+    import shutil
+
+    return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++") if name)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch."""
+    import numpy
+    import torch
+
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def hardware() -> str:
+    """One line for reports, for example "2 x Intel(R) Xeon(R), 23 GiB, torch 2.13.0+cpu, Python 3.11"."""
+    import torch
+
+    name, memory_gib = "processor", 0.0
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            name = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), name)
+        memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return f"{os.cpu_count()} x {name}{gpu}, {memory_gib:.0f} GiB, torch {torch.__version__}, Python {python}"

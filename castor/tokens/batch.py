@@ -1,0 +1,45 @@
+"""Batch: sequences packed end to end with document ids; the only thing a model's forward takes."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """B rows of T tokens; several documents share a row and never see each other.
+
+    ids_BT int64; position_BT int64, from 0 in each document; doc_BT int64, -1 where a row's tail is unused; block_BT
+    int64, the image block of a token, unique in its row, -1 elsewhere; target_BT int64, the id that follows, -100 where
+    it is not to be learned. patches_PC float32 in [0, 1] with their column and row in patch_xy_P2 and their flat index
+    into B*T in patch_at_P; frames_SF float32 audio frames with frame_at_S likewise.
+    """
+
+    ids_BT: torch.Tensor
+    position_BT: torch.Tensor
+    doc_BT: torch.Tensor
+    block_BT: torch.Tensor
+    target_BT: torch.Tensor
+    patches_PC: torch.Tensor
+    patch_xy_P2: torch.Tensor
+    patch_at_P: torch.Tensor
+    frames_SF: torch.Tensor
+    frame_at_S: torch.Tensor
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that belong to a document (the useful ones)."""
+        return int((self.doc_BT >= 0).sum())
+
+    @property
+    def num_targets(self) -> int:
+        """Tokens with something to learn."""
+        return int((self.target_BT >= 0).sum())
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with every tensor on `device`."""
+        moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in dataclasses.fields(self)}
+        return Batch(**moved)
