@@ -1,4 +1,4 @@
-"""The decoder against itself: packing, caching, rows of unequal length, losses, sizes, compiling, loading errors."""
+"""The decoder against itself: packing, caching, unequal rows, losses, sizes, compiling, loading errors."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def model() -> Decoder:
 
 
 def document(seed: int, layout: str) -> Batch:
-    """One row of one document from letters: t three text tokens, i an image of 2x2 patches, a two audio frames."""
+    """A row of one document from letters: t three text tokens, i a picture of 2x2, a two audio frames."""
     draw = torch.Generator().manual_seed(seed)
     block: list[int] = []
     patch_at: list[int] = []

@@ -1,4 +1,4 @@
-"""Our decoder against transformers' on tiny random checkpoints, both ways, with every medium, with and without cache."""
+"""Our decoder against transformers': tiny random checkpoints, both ways, every medium, cached and not."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.nn.Module, Dec
 
 
 def make_case(layout: str, seed: int = 1) -> tuple[dict[str, torch.Tensor], Batch]:
-    """A prompt from letters (t text, i image of 3x2 patches, v video of two frames, a sound) for both sides."""
+    """A prompt from letters (t text, i image of 3x2, v video of two frames, a sound) for both sides."""
     draw = torch.Generator().manual_seed(seed)
     ids, block, kinds = [], [], []
     pixels, places, positions, frames, frame_at = {"i": [], "v": []}, [], {"i": [], "v": []}, [], []
@@ -158,8 +158,8 @@ def reference_output(
 ) -> object:
     """What transformers' own generation computes for a prompt.
 
-    Its `forward` alone, given no masks, lets images see both ways on full layers as well; `generate` makes the masks
-    first, with the overlay on sliding layers only, which is the published model's rule.
+    Its `forward` alone, given no masks, lets images see both ways on full layers as well; `generate` makes
+    the masks first, with the overlay on sliding layers only, which is the published model's rule.
     """
     masks = reference.create_masks_for_generate(
         config=reference.config,

@@ -1,7 +1,7 @@
 """What the demo asks: media with questions, and pictures to draw; by default the package's samples."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -9,7 +9,12 @@ from typing import Any
 
 from castor.content import Audio, Document, Image, Part, Video
 
-KINDS: dict[str, type] = {"image": Image, "document": Document, "audio": Audio, "video": Video}
+KINDS: dict[str, Callable[[Path], Part]] = {
+    "image": Image,
+    "document": Document,
+    "audio": Audio,
+    "video": Video,
+}
 KIND_OF_SUFFIX = {
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif", ".tif", ".tiff"), "image"),
     **dict.fromkeys((".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac"), "audio"),

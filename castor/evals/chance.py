@@ -71,23 +71,27 @@ def _shuffled(
 def _best_constant(
     metric: Metric, examples: Sequence[Example], members: list[int], pool: list[int]
 ) -> np.ndarray:
-    """Scores [M] of the best fixed answer among the most frequent ones and, for error rates, silence."""
-    first: dict[str, Message] = {}
+    """Scores [M] of the best fixed answer among the most frequent ones and, for error rates, silence.
+
+    An answer that only one example has says nothing about that example: there the next best is given.
+    """
+    first: dict[str, int] = {}
     for at in pool:
-        first.setdefault(answer_key(examples[at].answer), examples[at].answer)
+        first.setdefault(answer_key(examples[at].answer), at)
     counts = Counter(answer_key(examples[at].answer) for at in pool)
-    candidates = [first[key] for key, _ in counts.most_common(NUM_CONSTANTS)]
-    if not metric.higher_is_better:
-        candidates.append(Message.model(""))
-    weights_M = np.asarray([metric.weight(examples[at]) for at in members])
-    best: tuple[float, np.ndarray] | None = None
-    for candidate in candidates:
-        scores_M = np.asarray([metric.score(examples[at], candidate) for at in members], dtype=np.float64)
-        mean = float(np.average(scores_M, weights=weights_M))
-        if best is None or metric.is_better(mean, best[0]):
-            best = (mean, scores_M)
-    assert best is not None
-    return best[1]
+    frequent = counts.most_common(NUM_CONSTANTS)
+    candidates = [(examples[first[key]].answer, first[key] if num == 1 else -1) for key, num in frequent]
+    if not metric.higher_is_better or len(candidates) == 1:
+        candidates.append((Message.model(""), -1))
+    scores_CM = np.asarray(
+        [[metric.score(examples[at], answer) for at in members] for answer, _ in candidates], dtype=np.float64
+    )
+    is_own_CM = np.asarray([[at == source for at in members] for _, source in candidates])
+    weights_CM = np.asarray([metric.weight(examples[at]) for at in members]) * ~is_own_CM
+    means_C = (scores_CM * weights_CM).sum(axis=1) / np.maximum(weights_CM.sum(axis=1), 1e-9)
+    order_C = np.argsort(-means_C if metric.higher_is_better else means_C, kind="stable")
+    best, second = order_C[0], order_C[1]
+    return np.where(is_own_CM[best], scores_CM[second], scores_CM[best])
 
 
 def _blind(metric: Metric, examples: Sequence[Example]) -> dict[str, np.ndarray]:

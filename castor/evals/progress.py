@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 Progress = Callable[
@@ -17,7 +17,7 @@ def silent(task: str, num_done: int, num_total: int) -> None:
 
 
 @contextmanager
-def show_progress() -> Iterator[Progress]:
+def show_progress() -> Generator[Progress]:
     """A progress reporter for the terminal, or for a log when standard error is not one."""
     if sys.stderr.isatty():
         with _live_bar() as progress:
@@ -27,7 +27,7 @@ def show_progress() -> Iterator[Progress]:
 
 
 @contextmanager
-def _live_bar() -> Iterator[Progress]:
+def _live_bar() -> Generator[Progress]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar

@@ -129,9 +129,9 @@ class Report:
             lines.append("| " + " | ".join(cells) + " |")
         notes = (
             "↑ higher is better, ↓ lower is better (error rates; more than 100 % is possible). "
-            "Chance is the best of three answers that ignore the picture or sound, measured with the same score: "
-            "another example's reference, the best fixed answer, and the most frequent answer to that sort of "
-            "question. "
+            "Chance is the best of three answers that ignore the picture or sound, by the same score: "
+            "another example's reference, the best fixed answer, and the most frequent answer to that "
+            "sort of question. "
             '"above chance" means that the whole 95 % interval is on the better side of it.'
         )
         return "\n".join([*lines, "", f"{self.summary}.", "", notes, ""])

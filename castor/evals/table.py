@@ -7,27 +7,28 @@ from castor.evals.report import Report, Row
 if TYPE_CHECKING:
     from rich.table import Table
 
-_VERDICT_STYLE = {"above chance": "green", "below chance": "red"}
+_VERDICTS = {
+    "above chance": ("green", "above"),
+    "below chance": ("red", "below"),
+    "not told apart from chance": ("yellow", "unclear"),
+    "too few": ("dim", "few"),
+}
 
 
 def report_table(report: Report, *, slices: bool = True) -> "Table":
     """A rich table; with `slices=False` only each task's score over all examples."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
+    caption = "↑ higher is better · ↓ lower is better"
     table = Table(
-        title=report.summary, caption="↑ higher is better · ↓ lower is better", title_justify="left"
+        title=report.summary, caption=caption, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
-    for name, justify in (
-        ("ability", "left"),
-        ("slice", "left"),
-        ("metric", "left"),
-        ("n", "right"),
-        ("score", "right"),
-        ("95 % interval", "right"),
-        ("chance", "right"),
-        ("verdict", "left"),
-    ):
-        table.add_column(name, justify=justify, no_wrap=name not in ("ability", "verdict"))
+    for name in ("ability", "metric"):
+        table.add_column(name)
+    for name in ("n", "score", "95 %", "chance"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
     last_task = ""
     for row in report.rows:
         if not slices and not (row.slice == "all" and row.is_main):
@@ -40,14 +41,14 @@ def report_table(report: Report, *, slices: bool = True) -> "Table":
 
 
 def _cells(row: Row, *, is_first: bool) -> list[str]:
-    style = _VERDICT_STYLE.get(row.verdict, "yellow")
+    style, word = _VERDICTS[row.verdict]
+    name = row.title if is_first else f"  {row.slice.replace('_', ' ')}" if row.slice != "all" else ""
     return [
-        row.title if is_first else "",
-        row.slice.replace("_", " "),
+        f"[bold]{name}[/bold]" if is_first else name,
         f"{row.metric} {row.arrow}",
         str(row.n),
         f"[bold]{row.number(row.score)}[/bold]" if row.is_main else row.number(row.score),
-        row.interval,
+        row.interval.replace(" ", ""),
         row.number(row.chance),
-        f"[{style}]{row.verdict}[/{style}]",
+        f"[{style}]{word}[/{style}]",
     ]

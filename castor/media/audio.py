@@ -149,7 +149,7 @@ def open_container(data: bytes, libav_format: str) -> "av.container.InputContain
     """A libav container over bytes. The format is forced: no playlist can make libav open other files."""
     import av
 
-    return av.open(io.BytesIO(data), format=libav_format, metadata_errors="ignore")
+    return av.open(io.BytesIO(data), "r", format=libav_format, metadata_errors="ignore")
 
 
 def libav_errors() -> tuple[type[BaseException], ...]:

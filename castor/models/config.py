@@ -1,7 +1,7 @@
-"""What a decoder is made of, in the field names of Hugging Face's `gemma4_unified`, and its `config.json` both ways.
+"""What a decoder is made of, in the field names of Hugging Face's `gemma4_unified`; `config.json` both ways.
 
-A field that would change the result and that this code does not have is an error; fields that only concern other
-programs are dropped.
+A field that would change the result and that this code does not have is an error; fields that only concern
+other programs are dropped.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ONLY = {
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
-    """The decoder. A layer's kind is sliding or full; full ones may have other heads and reuse keys as values."""
+    """The decoder. Layers are sliding or full; full ones may have other heads and reuse keys as values."""
 
     vocab_size: int
     hidden_size: int
@@ -64,12 +64,13 @@ class TextConfig:
             object.__setattr__(self, "layer_types", layers)
         if len(layers) != self.num_hidden_layers or not set(layers) <= {SLIDING, FULL} or layers[-1] != FULL:
             raise ValueError(
-                f"layer_types={list(layers)} must name {self.num_hidden_layers} layers, each {SLIDING!r} or {FULL!r}, "
-                f"the last one {FULL!r}"
+                f"layer_types={list(layers)} must name {self.num_hidden_layers} layers, each {SLIDING!r} "
+                f"or {FULL!r}, the last one {FULL!r}"
             )
         if self.use_bidirectional_attention not in ("vision", None):
             raise ValueError(
-                f"use_bidirectional_attention={self.use_bidirectional_attention!r} is not supported (vision or null)"
+                f"use_bidirectional_attention={self.use_bidirectional_attention!r} is not supported "
+                "(only 'vision' or None)"
             )
         for kind in (SLIDING, FULL):
             heads = self.kv_heads(kind)

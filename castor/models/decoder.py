@@ -1,8 +1,8 @@
 """The decoder: text, picture patches and audio frames in one stream, causal or fully bidirectional.
 
-A forward has three parts, so that the heavy one can be compiled: `embed` (sizes vary with the media), `context` (masks
-and rotary tables, once per batch) and `run` (the layers, static shapes). Parameter names are those of published
-Gemma 4 unified checkpoints without the leading "model.".
+A forward has three parts, so that the heavy ones can be compiled: `embed` (sizes vary with the media),
+`context` (masks and rotary tables, once per batch) and `run` (the layers); the last two have static shapes.
+Parameter names are those of published Gemma 4 unified checkpoints without the leading "model.".
 """
 
 from __future__ import annotations
@@ -61,19 +61,23 @@ class Decoder(nn.Module):
             self.embed_vision = MediaProjection(vision.mm_embed_dim, text.hidden_size, vision.rms_norm_eps)
         if audio is not None:
             self.embed_audio = MediaProjection(audio.audio_embed_dim, text.hidden_size, audio.rms_norm_eps)
-        self._compiled_run = self.run
+        self._uncached = self._run_uncached
 
     def forward(self, batch: Batch, cache: KVCache | None = None) -> torch.Tensor:
-        """Logits [B, T, V] of the token after each; with a cache, the batch continues what the cache holds."""
+        """Logits [B, T, V] of the token after each; with a cache, the batch continues what it holds."""
         return self.project(self.hidden(batch, cache))
 
     def hidden(
         self, batch: Batch, cache: KVCache | None = None, *, bidirectional: bool = False
     ) -> torch.Tensor:
         """The stream after the final norm, [B, T, D]."""
-        x_BTD = self.embed(batch)
-        context = self.context(batch, cache, bidirectional=bidirectional)
-        return self._compiled_run(x_BTD, context) if cache is None else self.run(x_BTD, context, cache)
+        x_BTD, places = self.embed(batch), self.places(batch)
+        if cache is None:
+            return self._uncached(x_BTD, places, bidirectional)
+        return self.run(x_BTD, self.context(places, cache.extend(places), bidirectional), cache)
+
+    def _run_uncached(self, x_BTD: torch.Tensor, places: TokenPlaces, bidirectional: bool) -> torch.Tensor:
+        return self.run(x_BTD, self.context(places, places, bidirectional))
 
     def project(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
         """Logits of hidden vectors, soft-capped where the config says so."""
@@ -87,7 +91,7 @@ class Decoder(nn.Module):
         return self.language_model.embed_tokens.weight
 
     def embed(self, batch: Batch) -> torch.Tensor:
-        """The stream that enters the layers, [B, T, D]: scaled token embeddings, with media in their slots."""
+        """The stream that enters the layers, [B, T, D]: scaled token embeddings, media in their slots."""
         weight_VD = self.output_weight_VD
         scale = torch.tensor(math.sqrt(weight_VD.shape[1]), dtype=weight_VD.dtype, device=weight_VD.device)
         x_BTD = F.embedding(batch.ids_BT, weight_VD) * scale
@@ -104,8 +108,8 @@ class Decoder(nn.Module):
             raise ValueError(f"{len(batch.patch_at_P)} image patches for a model without vision")
         if batch.patches_PC.shape != (len(batch.patch_at_P), vision.patch_dim):
             raise ValueError(
-                f"patches of shape {list(batch.patches_PC.shape)} for {len(batch.patch_at_P)} places; the model takes "
-                f"{vision.patch_dim} numbers a patch"
+                f"patches of shape {list(batch.patches_PC.shape)} for {len(batch.patch_at_P)} places; "
+                f"the model takes {vision.patch_dim} numbers a patch"
             )
         return self.embed_vision(self.vision_embedder(batch.patches_PC, batch.patch_xy_P2))
 
@@ -115,26 +119,27 @@ class Decoder(nn.Module):
             raise ValueError(f"{len(batch.frame_at_S)} audio frames for a model without audio")
         if batch.frames_SF.shape != (len(batch.frame_at_S), audio.audio_embed_dim):
             raise ValueError(
-                f"frames of shape {list(batch.frames_SF.shape)} for {len(batch.frame_at_S)} places; the model takes "
-                f"{audio.audio_embed_dim} numbers a frame"
+                f"frames of shape {list(batch.frames_SF.shape)} for {len(batch.frame_at_S)} places; "
+                f"the model takes {audio.audio_embed_dim} numbers a frame"
             )
         return self.embed_audio(batch.frames_SF)
 
-    def context(
-        self, batch: Batch, cache: KVCache | None = None, *, bidirectional: bool = False
-    ) -> tuple[LayerContext, LayerContext]:
-        """Mask and rotary table of sliding and of full layers; a cache takes note of the new tokens' places."""
-        text = self.config.text
-        sees_blocks = text.use_bidirectional_attention == "vision"
+    def places(self, batch: Batch) -> TokenPlaces:
+        """Where the batch's tokens stand; without image blocks if this model sees images causally."""
+        sees_blocks = self.config.text.use_bidirectional_attention == "vision"
         block_BT = batch.block_BT if sees_blocks else torch.full_like(batch.block_BT, -1)
-        queries = TokenPlaces(batch.doc_BT, batch.position_BT, block_BT)
-        keys = queries if cache is None else cache.extend(queries)
+        return TokenPlaces(batch.doc_BT, batch.position_BT, block_BT)
+
+    def context(
+        self, queries: TokenPlaces, keys: TokenPlaces, bidirectional: bool = False
+    ) -> tuple[LayerContext, LayerContext]:
+        """Mask and rotary table of sliding and of full layers, made once for all of them."""
         sliding, full = (
             LayerContext(
                 attention_mask(queries, keys, window=window, bidirectional=bidirectional),
-                *rope_table(batch.position_BT, self._frequencies(kind)),
+                *rope_table(queries.position_BT, self._frequencies(kind)),
             )
-            for kind, window in ((SLIDING, text.sliding_window), (FULL, None))
+            for kind, window in ((SLIDING, self.config.text.sliding_window), (FULL, None))
         )
         return sliding, full
 
@@ -153,8 +158,8 @@ class Decoder(nn.Module):
         return self.language_model.norm(x_BTD)
 
     def compile_layers(self) -> Decoder:
-        """Compile `run` for batches without a cache, one graph per shape and autocast setting; gives self."""
-        self._compiled_run = torch.compile(self.run, dynamic=False, fullgraph=True)
+        """Compile masks and layers for batches without a cache, one graph per shape and type; gives self."""
+        self._uncached = torch.compile(self._run_uncached, dynamic=False, fullgraph=True)
         return self
 
     def new_cache(self, batch_size: int, max_tokens: int) -> KVCache:
@@ -166,9 +171,9 @@ class Decoder(nn.Module):
     def init_weights(self, seed: int = 0) -> Decoder:
         """Draw weights to train from; gives self.
 
-        Every projection keeps the size of its input (std = fan-in ** -0.5), so that at the start the stream, the
-        gates and the logits have size about 1. The norms of queries and keys start at head_dim ** -0.25 each: their
-        dot products, which nothing divides later, then have size 1 too.
+        Every projection keeps the size of its input (std = fan-in ** -0.5), so that at the start the stream,
+        the gates and the logits have size about 1. The norms of queries and keys start at head_dim ** -0.25
+        each: their dot products, which nothing divides later, then have size 1 too.
         """
         device = self.output_weight_VD.device
         generator = torch.Generator(device).manual_seed(seed)

@@ -1,7 +1,7 @@
 """Media into the decoder's stream without a tower: picture patches and audio frames, projected straight in.
 
-The two modules keep the names and the split of published Gemma 4 unified checkpoints: `PatchEmbedder` ends before the
-final projection, which `MediaProjection` does for pictures and sound alike.
+The two modules keep the names and the split of published Gemma 4 unified checkpoints: `PatchEmbedder` ends
+before the final projection, which `MediaProjection` does for pictures and sound alike.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class MediaProjection(nn.Module):
 
 
 class PatchEmbedder(nn.Module):
-    """Merged patches [P, C] in [0, 1] and their (x, y) -> [P, F]: norm, linear, norm, + learned x and y, norm."""
+    """Merged patches [P, C] in [0, 1] and (x, y) -> [P, F]: norm, linear, norm, + learned x and y, norm."""
 
     def __init__(self, patch_dim: int, media_dim: int, num_places: int) -> None:
         super().__init__()

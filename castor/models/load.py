@@ -1,4 +1,4 @@
-"""Read and write a decoder in Hugging Face layout: `config.json` and safetensors, whole or in shards, never pickle."""
+"""A decoder in Hugging Face layout, read and written: `config.json` and safetensors, never pickle."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def load_model(
 ) -> Decoder:
     """The model saved in `folder`, in evaluation mode; `dtype` None keeps the type it was saved in.
 
-    ValueError names the file for a missing or broken one, and the tensors that are missing, unknown or misshapen.
+    ValueError names a file that is missing or broken, and tensors that are missing, unknown or misshapen.
     """
     folder = Path(folder)
     with torch.device("meta"):
@@ -76,7 +76,7 @@ def weight_files(folder: str | Path) -> Iterable[Path]:
 
 
 def save_model(model: Decoder, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
-    """Write `config.json` and `model.safetensors`, each atomically; `dtype` None keeps the parameters' own."""
+    """Write `config.json` and `model.safetensors`, each atomically; `dtype` None keeps the model's type."""
     folder = Path(folder)
     tensors = {
         f"model.{name}": tensor.to(dtype or tensor.dtype) for name, tensor in model.state_dict().items()
@@ -87,7 +87,7 @@ def save_model(model: Decoder, folder: str | Path, *, dtype: torch.dtype | None 
 
 
 def _own_name(name: str) -> str:
-    """A checkpoint's tensor name as ours: text-only checkpoints lack a level, some writers split the embedder less."""
+    """A saved tensor's name as ours: text-only files lack a level, some keep the picture embedder whole."""
     name = name.removeprefix("model.")
     if name.startswith(("layers.", "embed_tokens.", "norm.")):
         return f"language_model.{name}"

@@ -1,7 +1,7 @@
 """Who may see whom, and grouped-query attention with normalised queries, keys and values.
 
-One mask rule serves training, prefill and cached decoding, because it looks only at the document, position and image
-block of the two tokens. Leaves out attention dropout and kernels for variable lengths.
+One mask rule serves training, prefill and cached decoding, because it looks only at the document, position
+and image block of the two tokens. Leaves out attention dropout and kernels for variable lengths.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class TokenPlaces(NamedTuple):
-    """Where tokens stand: document (-1 is padding), position in it, image block (-1 is none); each int64 [B, T]."""
+    """Where tokens stand: document (-1: padding), position in it, image block (-1: none); int64 [B, T]."""
 
     doc_BT: torch.Tensor
     position_BT: torch.Tensor
@@ -40,10 +40,11 @@ def attention_mask(
 ) -> torch.Tensor:
     """bool [B, 1, T, S], True where a query may see a key; only ever inside one document.
 
-    A full layer (`window` None) sees the past. A sliding layer sees the past and all of its own image block, as far as
-    fewer than `window` positions back. `bidirectional` sees both ways (a sliding layer: nearer than `window`).
-    Padding sees padding, so that no row is empty.
+    A full layer (`window` None) sees the past. A sliding layer sees the past and all of its own image block,
+    as far as fewer than `window` positions back. `bidirectional` sees both ways (a sliding layer: nearer than
+    `window`). Padding sees padding, so that no row is empty.
     """
+    queries, keys = (TokenPlaces(*(part.int() for part in places)) for places in (queries, keys))
     distance_BTS = queries.position_BT[:, :, None] - keys.position_BT[:, None, :]
     mask_BTS = queries.doc_BT[:, :, None] == keys.doc_BT[:, None, :]
     if bidirectional:
@@ -61,7 +62,11 @@ def attention_mask(
 def attend(
     query_BNTH: torch.Tensor, key_BKSH: torch.Tensor, value_BKSH: torch.Tensor, mask_B1TS: torch.Tensor
 ) -> torch.Tensor:
-    """Softmax of unscaled dot products times the values, [B, N, T, H]; each key head serves N // K query heads."""
+    """Softmax of unscaled dot products times values, [B, N, T, H]; a key head serves N // K query heads.
+
+    On two CPU cores the boolean mask and grouped heads given to PyTorch's kernel are as fast as an additive
+    mask or repeated keys, and faster than explicit matrix products with a softmax between.
+    """
     grouped = key_BKSH.shape[1] != query_BNTH.shape[1]
     return F.scaled_dot_product_attention(
         query_BNTH, key_BKSH, value_BKSH, attn_mask=mask_B1TS, scale=1.0, enable_gqa=grouped
@@ -69,7 +74,7 @@ def attend(
 
 
 class Attention(nn.Module):
-    """Grouped-query attention: q and k normalised with a learned scale, v without; no further scaling of the scores.
+    """Grouped-query attention: q and k normalised with a learned scale, v without; scores not scaled further.
 
     With `key_is_value` the values are the key projection's output before its norm and rotation.
     """

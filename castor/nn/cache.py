@@ -1,8 +1,8 @@
-"""Keys and values of the tokens seen so far, with where those tokens stand, so that a decode step need not redo them.
+"""Keys and values of the tokens seen so far, and where those stand, so that a decode step need not redo them.
 
-Rows of different length share one write position: shorter rows carry padding (document -1), which nothing sees. An
-image must be appended whole, since its tokens see each other both ways. Leaves out paging and dropping of keys that
-have left every window.
+Rows of different length share one write position: shorter rows carry padding (document -1), which nothing
+sees. An image must be appended whole, since its tokens see each other both ways. Leaves out paging, and
+dropping keys that have left every window.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class KVCache:
         return self.places.doc_BT.shape[0]
 
     def extend(self, new: TokenPlaces) -> TokenPlaces:
-        """Take in where the next tokens stand and give where all tokens stand; layers then `append` their keys."""
+        """Take in where the next tokens stand, give where all stand; layers then `append` their keys."""
         rows, num_new = new.doc_BT.shape
         if rows != self.batch_size:
             raise ValueError(f"{rows} rows for a cache of {self.batch_size}")
@@ -66,7 +66,7 @@ class KVCache:
     def append(
         self, layer: int, key_BKTH: torch.Tensor, value_BKTH: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store one layer's new keys and values; give all of them, [B, K, length, H], in the new ones' type."""
+        """Store one layer's new keys and values; give all of them, [B, K, length, H], in the new type."""
         held = (self.keys[layer], self.values[layer])
         for room, new in zip(held, (key_BKTH, value_BKTH), strict=True):
             room[:, :, self._start : self.length] = new
@@ -85,7 +85,7 @@ class KVCache:
         self.places.doc_BT[row].masked_fill_(self.places.position_BT[row] >= position, -1)
 
     def select(self, rows: Sequence[int] | torch.Tensor) -> KVCache:
-        """A new cache with copies of these rows, in this order, repeats allowed (shared prompts, finished rows)."""
+        """A cache of copies of these rows in this order, repeats allowed (shared prompts, finished rows)."""
         index = torch.as_tensor(rows, device=self.places.doc_BT.device)
         chosen = KVCache.__new__(KVCache)
         chosen.config, chosen.length, chosen.max_tokens = self.config, self.length, self.max_tokens

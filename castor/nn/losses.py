@@ -27,11 +27,11 @@ def cross_entropy(
     chunk_size: int = 1024,
     weight_BT: torch.Tensor | None = None,
 ) -> Loss:
-    """Next-token cross-entropy in nats where `target_BT` is not -100; logits exist for `chunk_size` tokens at a time.
+    """Next-token cross-entropy in nats where `target_BT` is not -100, over `chunk_size` targets at a time.
 
-    The gradient is worked out in the same pass, so that nothing of size V is kept. Products are in bfloat16 under
-    autocast; softmax and sums are float32. `weight_BT` multiplies each token's loss. Metrics: "correct", the number of
-    targets that were the likeliest.
+    The gradient is worked out in the same pass, so that logits never exist for more than one chunk. Products
+    are in bfloat16 under autocast; softmax and sums are float32. `weight_BT` multiplies each token's loss.
+    Metrics: "correct", the number of targets that were the likeliest.
     """
     flat_target_X = target_BT.reshape(-1)
     at_N = (flat_target_X != IGNORE).nonzero().squeeze(1)
@@ -39,10 +39,7 @@ def cross_entropy(
     target_N = flat_target_X.index_select(0, at_N)
     weight_N = None if weight_BT is None else weight_BT.reshape(-1).index_select(0, at_N).float()
     kind = hidden_BTD.device.type
-    if torch.is_autocast_enabled(kind):
-        dtype = torch.get_autocast_dtype(kind)
-    else:
-        dtype = hidden_ND.dtype
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden_ND.dtype
     wants_grad = torch.is_grad_enabled() and (hidden_ND.requires_grad or weight_VD.requires_grad)
     total, correct = _ChunkedCrossEntropy.apply(
         hidden_ND, weight_VD, target_N, weight_N, softcap, chunk_size, dtype, wants_grad
@@ -104,12 +101,14 @@ def _chunk(
     if softcap is not None:
         logits_NV = torch.tanh(logits_NV / softcap) * softcap
     target_N1 = target_N[:, None]
-    log_norm_N = torch.logsumexp(logits_NV, dim=-1)
-    loss_N = log_norm_N - logits_NV.gather(1, target_N1).squeeze(1)
-    right_N = logits_NV.argmax(-1) == target_N
+    chosen_N1, top_N1 = logits_NV.gather(1, target_N1), logits_NV.amax(-1, keepdim=True)
+    share_NV = torch.exp(logits_NV - top_N1)
+    norm_N1 = share_NV.sum(-1, keepdim=True)
+    loss_N = (norm_N1.log() + top_N1 - chosen_N1).squeeze(1)
+    right_N = (chosen_N1 == top_N1).squeeze(1)
     slope_NV = None
     if wants_grad:
-        slope_NV = torch.exp(logits_NV - log_norm_N[:, None])
+        slope_NV = share_NV.div_(norm_N1)
         slope_NV.scatter_add_(1, target_N1, slope_NV.new_full(target_N1.shape, -1.0))
         if softcap is not None:
             slope_NV *= 1.0 - (logits_NV / softcap).square()

@@ -7,7 +7,7 @@ from torch import nn
 
 
 def rms_norm(x_D: torch.Tensor, weight_D: torch.Tensor | None, eps: float) -> torch.Tensor:
-    """`x_D` divided by the root of the mean of its squares over the last axis, times `weight_D`; type kept."""
+    """`x_D` over the root of the mean of its squares along the last axis, times `weight_D`; type kept."""
     x32_D = x_D.float()
     normed_D = x32_D * torch.rsqrt(x32_D.square().mean(-1, keepdim=True) + eps)
     if weight_D is not None:
@@ -16,7 +16,7 @@ def rms_norm(x_D: torch.Tensor, weight_D: torch.Tensor | None, eps: float) -> to
 
 
 class RMSNorm(nn.Module):
-    """RMS normalisation over the last axis, with a learned scale unless `scaled` is False (Zhang & Sennrich 2019)."""
+    """RMS normalisation of the last axis (Zhang & Sennrich 2019), with a learned scale if `scaled`."""
 
     def __init__(self, dim: int, eps: float = 1e-6, *, scaled: bool = True) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Rotary positions: the angle tables, made once per batch and layer kind, and their application to queries and keys."""
+"""Rotary positions: angle tables, once per batch and layer kind, and turning queries and keys by them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 def inverse_frequencies(head_dim: int, theta: float, rotary_share: float = 1.0) -> torch.Tensor:
     """Radians per position of each of `head_dim // 2` rotated pairs, float32.
 
-    With `rotary_share` below 1 only that share of the pairs turns, the fastest ones, and their speeds are spaced as if
-    all pairs turned ("proportional" rope of Gemma 4); the others stand still.
+    With `rotary_share` below 1 only that share of the pairs turns, the fastest ones, at the speeds they would
+    have if all pairs turned ("proportional" rope of Gemma 4); the others stand still.
     """
     num_turning = int(rotary_share * head_dim // 2)
     exponent = torch.arange(0, 2 * num_turning, 2, dtype=torch.int64).float() / head_dim

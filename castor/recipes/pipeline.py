@@ -64,7 +64,7 @@ class RunConfig:
     tune_steps: int = 0
     code_weight: float = 0.5  # of a picture code in the loss, against 1 for a piece of text
     num_rows: int = 8
-    row_tokens: int = 512
+    row_tokens: int = 544  # the longest video with its sound fits
     num_workers: int = 1
     compile: bool = True
     save_every_s: float = 120.0

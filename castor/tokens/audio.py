@@ -13,7 +13,7 @@ import numpy as np
 RATE_HZ = 16_000
 HOP, WINDOW, FFT = 160, 400, 512  # samples: 10 ms, 25 ms, and the transform's length
 FLOOR = 1e-3  # added before the logarithm
-# Mean and deviation of the log-mel values of speech at ordinary loudness; constants, so that silence stays silence.
+# Mean and deviation of the log-mel values of speech at ordinary loudness; constants: silence stays silence.
 LOG_MEL_MEAN, LOG_MEL_STD = -3.0, 2.0
 
 
@@ -25,10 +25,10 @@ def raw_frames(samples_S: np.ndarray, samples_per_token: int = 640) -> np.ndarra
 
 
 def log_mel_frames(samples_S: np.ndarray, num_mels: int = 80, frames_per_token: int = 4) -> np.ndarray:
-    """Log-mel magnitudes, about zero mean and unit deviation for speech, float32 [S, frames_per_token * num_mels].
+    """Log-mel magnitudes, mean about 0, deviation 1 for speech, float32 [S, frames_per_token * num_mels].
 
-    Column i of 10 ms sees 25 ms (Hann) around its middle; columns of one token lie end to end, oldest first. The
-    number of tokens is that of `raw_frames`.
+    Column i of 10 ms sees 25 ms (Hann) around its middle; columns of one token lie end to end, oldest first.
+    The number of tokens is that of `raw_frames`.
     """
     import torch
 
@@ -55,9 +55,9 @@ def log_mel_frames(samples_S: np.ndarray, num_mels: int = 80, frames_per_token: 
 
 @functools.cache
 def mel_filters(num_mels: int) -> np.ndarray:
-    """Triangles, float32 [num_mels, FFT // 2 + 1], equally spaced in mel = 2595 log10(1 + f / 700) up to 8 kHz.
+    """Triangles, float32 [num_mels, FFT // 2 + 1], equally spaced in 2595 log10(1 + f / 700) up to 8 kHz.
 
-    Each triangle's weights sum to 1, so that a value is a mean magnitude and does not depend on the triangle's width.
+    Each triangle's weights sum to 1, so that a value is a mean magnitude, whatever the triangle's width.
     """
     top_mel = 2595.0 * math.log10(1.0 + RATE_HZ / 2 / 700.0)
     corners_hz = 700.0 * (10.0 ** (np.linspace(0.0, top_mel, num_mels + 2) / 2595.0) - 1.0)

@@ -22,7 +22,7 @@ import numpy as np
 
 from castor.content import Audio, Clip, Document, Image, Message, Part, Role, Text, Video
 from castor.media.limits import Limits
-from castor.tokens.audio import RATE_HZ, log_mel_frames, raw_frames
+from castor.tokens.audio import HOP, RATE_HZ, log_mel_frames, raw_frames
 from castor.tokens.sequence import Sequence
 from castor.tokens.space import IdSpace
 from castor.tokens.text import BOS_ID, Tokenizer
@@ -58,6 +58,11 @@ class RenderConfig:
     def patch_dim(self) -> int:
         """Numbers in a merged patch."""
         return self.merged_px**2 * 3
+
+    @property
+    def token_samples(self) -> int:
+        """Samples of sound in one token."""
+        return self.samples_per_token if self.audio == "raw" else HOP * self.frames_per_token
 
     @property
     def frame_dim(self) -> int:
@@ -120,7 +125,7 @@ class Renderer:
         elif isinstance(part, Image):
             writer.image(part.pixels(self.limits), self.config.image_tokens, "<|image|>")
         elif isinstance(part, Audio):
-            writer.audio(part.samples(self.limits))
+            writer.frames(self.sound_frames(part.samples(self.limits)))
         elif isinstance(part, Video):
             self._write_video(writer, part)
         elif isinstance(part, Document):
@@ -131,11 +136,25 @@ class Renderer:
 
     def _write_video(self, writer: _Writer, video: Video) -> None:
         clip = video.clip(self.limits, num_frames=self.config.num_frames, fps=self.config.fps)
+        sound_SF = self.sound_frames(clip.samples_S) if clip.samples_S is not None else None
         for index, (pixels, time_s) in enumerate(zip(clip.frames_FHWC, clip.times_s, strict=True)):
             writer.ids(self.tokenizer.encode(time_stamp(time_s)))
             writer.image(pixels, self.config.frame_tokens, "<|video|>")
-            if (sound := _sound_between(clip, index)) is not None:
-                writer.audio(sound)
+            if sound_SF is not None:
+                writer.frames(sound_SF[self._sound_span(clip, index)])
+
+    def sound_frames(self, samples_S: np.ndarray) -> np.ndarray:
+        """The features of a sound, float32 [S, frame_dim], one row a token."""
+        if self.config.audio == "raw":
+            return raw_frames(samples_S, self.config.samples_per_token)
+        return log_mel_frames(samples_S, self.config.num_mels, self.config.frames_per_token)
+
+    def _sound_span(self, clip: Clip, index: int) -> slice:
+        """The sound tokens from frame `index` to the next one; the first also takes what comes before it."""
+        token_s = self.config.token_samples / RATE_HZ
+        start = 0 if index == 0 else round(float(clip.times_s[index]) / token_s)
+        last = index + 1 == len(clip.times_s)
+        return slice(start, None if last else round(float(clip.times_s[index + 1]) / token_s))
 
     def _write_drawing(self, writer: _Writer, image: Image) -> None:
         if self.encode_image is None:
@@ -223,12 +242,9 @@ class _Writer:
         self._num_blocks += 1
         self.special("<image|>")
 
-    def audio(self, samples_S: np.ndarray) -> None:
-        config = self.renderer.config
-        if config.audio == "raw":
-            frames_SF = raw_frames(samples_S, config.samples_per_token)
-        else:
-            frames_SF = log_mel_frames(samples_S, config.num_mels, config.frames_per_token)
+    def frames(self, frames_SF: np.ndarray) -> None:
+        if not len(frames_SF):
+            return
         self.special("<|audio>")
         self._frames.append(frames_SF)
         self._frame_at.append(np.arange(len(self._ids), len(self._ids) + len(frames_SF)))
@@ -252,17 +268,6 @@ class _Writer:
 def time_stamp(time_s: float) -> str:
     """Minutes and seconds as "mm:ss"."""
     return f"{int(time_s) // 60:02d}:{int(time_s) % 60:02d}"
-
-
-def _sound_between(clip: Clip, index: int) -> np.ndarray | None:
-    """The sound from frame `index` to the next one (the first also takes what comes before it)."""
-    if clip.samples_S is None or not len(clip.samples_S):
-        return None
-    start_s = 0.0 if index == 0 else float(clip.times_s[index])
-    last = index + 1 == len(clip.times_s)
-    end = len(clip.samples_S) if last else round(float(clip.times_s[index + 1]) * RATE_HZ)
-    segment = clip.samples_S[round(start_s * RATE_HZ) : end]
-    return segment if len(segment) else None
 
 
 def _stack(arrays: list[np.ndarray], empty: tuple[int, ...], dtype: type) -> np.ndarray:

@@ -13,8 +13,10 @@ import numpy as np
 def budget_size(
     height_px: int, width_px: int, *, patch_size: int, pooling: int, max_tokens: int
 ) -> tuple[int, int]:
-    """Height and width, pixels, both multiples of `patch_size * pooling`, nearest from below to the given shape's
-    proportions, that fill at most `max_tokens` squares of that side. ValueError for a picture too thin to fit."""
+    """Height and width in pixels, multiples of `patch_size * pooling`, filling at most `max_tokens` squares.
+
+    The largest in the picture's own proportions, rounded down. ValueError for a picture too thin to fit.
+    """
     side_px = patch_size * pooling
     room_px = max_tokens * pooling**2 * patch_size**2
     factor = math.sqrt(room_px / (height_px * width_px))
@@ -36,7 +38,7 @@ def budget_size(
 
 
 def resize_to_budget(pixels_HWC: np.ndarray, patch_size: int, pooling: int, max_tokens: int) -> np.ndarray:
-    """The picture, uint8 [H, W, 3], scaled (bicubic, antialiased) to the largest size within the token budget."""
+    """The picture, uint8 [H, W, 3], scaled (bicubic, antialiased) to the largest size within the budget."""
     from PIL import Image
 
     _check_pixels(pixels_HWC)
@@ -49,7 +51,7 @@ def resize_to_budget(pixels_HWC: np.ndarray, patch_size: int, pooling: int, max_
 
 
 def patchify(pixels_HWC: np.ndarray, patch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Squares of `patch_size` pixels in reading order, uint8 [P, patch_size**2 * 3], and their (x, y), int32 [P, 2]."""
+    """Squares of `patch_size` pixels in reading order, uint8 [P, C]; their (x, y), int32 [P, 2]."""
     _check_pixels(pixels_HWC)
     height_px, width_px, _ = pixels_HWC.shape
     if height_px % patch_size or width_px % patch_size:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from castor.models.codec import CodecConfig, ImageCodec
+from castor.runtime import best_precision
 
 Pictures = Callable[[random.Random], np.ndarray]  # gives uint8 [H, W, 3]
 
@@ -28,7 +29,7 @@ class CodecTraining:
     weight_decay: float = 0.01
     average_decay: float = 0.995  # of the running average of weights that is returned
     log_every: int = 50
-    bf16: bool = False  # convolutions in bfloat16; faster where the processor has instructions for it
+    bf16: bool | None = None  # convolutions in bfloat16; None: where the device multiplies it natively
 
     def __post_init__(self) -> None:
         if self.size_px % 8 or self.size_px < 8:
@@ -99,6 +100,7 @@ def train_codec(
     if seconds is None and steps is None:
         raise ValueError("give seconds or steps (or both); both are None")
     training = training or CodecTraining()
+    bf16 = best_precision(str(device)) == "bfloat16" if training.bf16 is None else training.bf16
     torch.manual_seed(seed)
     codec = (codec or ImageCodec(config)).to(device).train()
     codec.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
@@ -117,7 +119,7 @@ def train_codec(
         for group in optimizer.param_groups:
             group["lr"] = training.learning_rate * warmup * max(cosine, training.final_share)
         images_BCHW = picture_batch(images, seed, step, training)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=training.bf16):
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
             total, count, metrics = codec.loss(images_BCHW.contiguous(memory_format=torch.channels_last))
         optimizer.zero_grad(set_to_none=True)
         (total / count).backward()
