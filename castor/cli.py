@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from castor.runtime import before_torch
+
 if TYPE_CHECKING:
     from castor.engine.model import Model
 
@@ -47,6 +49,7 @@ class _AddPart(argparse.Action):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a verb; returns the exit status: 0 done, 2 a mistake in the request, 130 interrupted."""
+    before_torch()
     arguments = build_parser().parse_args(in_order(list(sys.argv[1:] if argv is None else argv)))
     if "run" not in arguments:
         build_parser().print_help()
@@ -97,9 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="verbs", metavar="VERB")
 
     def verb(name: str, run: Callable[[Any], Any], summary: str, text: str = "", **more: Any) -> Any:
-        made = verbs.add_parser(
-            name, help=summary, description=text or summary, formatter_class=shape, **more
-        )
+        made = verbs.add_parser(name, help=summary, description=text or summary, formatter_class=shape, **more)
         made.set_defaults(run=run)
         return made
 
@@ -110,36 +111,24 @@ def build_parser() -> argparse.ArgumentParser:
     _sampling_options(chat)
     train = verb("train", run_train, "run a training recipe; without a name, list them")
     train.add_argument("recipe", nargs="?", metavar="RECIPE", help="name of a recipe")
-    train.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="settings to change, such as steps=200"
-    )
-    speedrun = verb(
-        "speedrun", run_speedrun, "make a small model from nothing: data, tokenizers, training, scores"
-    )
-    speedrun.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="settings to change, such as minutes=5"
-    )
+    train.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change, such as steps=200")
+    speedrun = verb("speedrun", run_speedrun, "make a small model from nothing: data, tokenizers, training, scores")
+    speedrun.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change, such as minutes=5")
     _eval_options(verb("eval", run_eval, "score every ability on unseen examples, with intervals and chance"))
     _data_options(verb("data", lambda _: data.print_help(), "make, look at and count training data"))
     data = verbs.choices["data"]
     return parser
 
 
-_GENERATE_USAGE = (
-    "castor generate [PROMPT | --image FILE | --audio FILE | --video FILE | --document FILE]... [options]"
-)
+_GENERATE_USAGE = "castor generate [PROMPT | --image FILE | --audio FILE | --video FILE | --document FILE]... [options]"
 
 
 def _model_option(parser: Any) -> None:
-    parser.add_argument(
-        "--model", default="atom", metavar="NAME", help="atom, or a model folder (default: atom)"
-    )
+    parser.add_argument("--model", default="atom", metavar="NAME", help="atom, or a model folder (default: atom)")
 
 
 def _sampling_options(parser: Any) -> None:
-    parser.add_argument(
-        "--max-tokens", type=int, default=256, help="longest answer, in tokens (default: 256)"
-    )
+    parser.add_argument("--max-tokens", type=int, default=256, help="longest answer, in tokens (default: 256)")
     parser.add_argument(
         "--temperature", type=float, default=0.0, help="0 takes the most likely token, 1 samples (default: 0)"
     )
@@ -147,21 +136,15 @@ def _sampling_options(parser: Any) -> None:
 
 
 def _demo_options(parser: Any) -> None:
-    parser.add_argument(
-        "files", nargs="*", metavar="FILE", help="your own files instead of the built-in samples"
-    )
+    parser.add_argument("files", nargs="*", metavar="FILE", help="your own files instead of the built-in samples")
     parser.add_argument("--question", help="what to ask about your files")
-    parser.add_argument(
-        "--draw", action="append", default=[], metavar="WORDS", help="words to draw; may be repeated"
-    )
+    parser.add_argument("--draw", action="append", default=[], metavar="WORDS", help="words to draw; may be repeated")
     parser.add_argument("--out", default="castor-demo.html", metavar="FILE", help="default: castor-demo.html")
     _model_option(parser)
 
 
 def _generate_options(parser: Any) -> None:
-    parser.add_argument(
-        "--text", action=_AddPart, dest="parts", metavar="PROMPT", help="words; --text may be left out"
-    )
+    parser.add_argument("--text", action=_AddPart, dest="parts", metavar="PROMPT", help="words; --text may be left out")
     for kind in MEDIA:
         parser.add_argument(
             f"--{kind}",
@@ -170,9 +153,7 @@ def _generate_options(parser: Any) -> None:
             metavar="FILE",
             help=f"{_article(kind)} to show; may be repeated",
         )
-    parser.add_argument(
-        "--out", metavar="FILE", help="where a drawn picture goes (default: drawing.png, a free name)"
-    )
+    parser.add_argument("--out", metavar="FILE", help="where a drawn picture goes (default: drawing.png, a free name)")
     _model_option(parser)
     _sampling_options(parser)
 
@@ -180,9 +161,7 @@ def _generate_options(parser: Any) -> None:
 def _eval_options(parser: Any) -> None:
     parser.add_argument("--limit", type=int, default=100, help="examples for each ability (default: 100)")
     parser.add_argument("--data", metavar="FOLDER", help="also score on real data in this folder")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of the intervals and of chance (default: 0)"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the intervals and of chance (default: 0)")
     parser.add_argument("--out", metavar="FILE", help="also write the report: .json or .md")
     parser.add_argument("--records", metavar="FILE", help="also write every answer, as JSON lines")
     _model_option(parser)

@@ -75,9 +75,7 @@ class Media:
     @classmethod
     def _made(cls, made_from: tuple[Any, ...], mime_type: str, name: str) -> Self:
         part = object.__new__(cls)
-        part._fill(
-            _data=None, _made_from=made_from, _cache={}, limits=Limits(), mime_type=mime_type, name=name
-        )
+        part._fill(_data=None, _made_from=made_from, _cache={}, limits=Limits(), mime_type=mime_type, name=name)
         return part
 
     @property
@@ -144,9 +142,7 @@ class Image(Media):
         else:
             pixels_HWC = self._cached("pixels", lambda: image.decode_image(self.data, self.name, limits))
         height_px, width_px = pixels_HWC.shape[:2]
-        limits.check(
-            "max_pixels", width_px * height_px, self.name, f"the picture is {width_px} x {height_px} px"
-        )
+        limits.check("max_pixels", width_px * height_px, self.name, f"the picture is {width_px} x {height_px} px")
         return pixels_HWC.copy()
 
 

@@ -79,7 +79,11 @@ class LiveLine:
         elapsed = clock(time.monotonic() - self._start_s)
         if self._is_terminal:
             print("\r\033[K", end="", file=sys.stderr)
-        print(f"{self.title}: {text} in {elapsed}" if text else f"{self.title}: {elapsed}", file=sys.stderr, flush=True)
+        print(
+            f"{self.title}: {text} in {elapsed}" if text else f"{self.title}: {elapsed}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def clock(seconds: float) -> str:

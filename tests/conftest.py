@@ -27,7 +27,20 @@ def _few_threads() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:
     """512 pieces learned from a few hundred lines."""
-    words = ["red", "blue", "circle", "square", "how", "many", "are", "there", "红色", "वृत्त", "größer", "niño"]
+    words = [
+        "red",
+        "blue",
+        "circle",
+        "square",
+        "how",
+        "many",
+        "are",
+        "there",
+        "红色",
+        "वृत्त",
+        "größer",
+        "niño",
+    ]
     lines = [" ".join(words[(i * k) % len(words)] for k in range(1, 9)) + f" {i}" for i in range(400)]
     return train_tokenizer(lines, vocab_size=400, num_threads=1)
 

@@ -156,9 +156,7 @@ def test_heavy_packages_are_imported_where_they_are_used(path: Path) -> None:
         else:
             continue
         for name in names:
-            assert name.split(".")[0] not in LAZY_PACKAGES, (
-                f"{name_of(path)}:{node.lineno} imports {name} at import"
-            )
+            assert name.split(".")[0] not in LAZY_PACKAGES, f"{name_of(path)}:{node.lineno} imports {name} at import"
 
 
 def top_level_statements(tree: ast.Module) -> Iterator[ast.stmt]:
@@ -176,9 +174,7 @@ def test_no_blanket_except(path: Path) -> None:
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.ExceptHandler):
             caught = "" if node.type is None else ast.unparse(node.type)
-            assert caught not in ("", "Exception", "BaseException"), (
-                f"{name_of(path)}:{node.lineno}: except {caught}"
-            )
+            assert caught not in ("", "Exception", "BaseException"), f"{name_of(path)}:{node.lineno}: except {caught}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -188,9 +184,7 @@ def test_public_functions_are_annotated(path: Path) -> None:
             continue
         arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
         missing = [a.arg for a in arguments if a.annotation is None and a.arg not in ("self", "cls")]
-        assert not missing and node.returns is not None, (
-            f"{name_of(path)}:{node.lineno} {node.name}: {missing}"
-        )
+        assert not missing and node.returns is not None, f"{name_of(path)}:{node.lineno} {node.name}: {missing}"
 
 
 def test_public_surface() -> None:

@@ -146,9 +146,7 @@ def test_a_mistake_is_one_line(
     assert "Traceback" not in told
 
 
-def test_interruption_ends_cleanly(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_interruption_ends_cleanly(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def interrupt(name: str, **options: Any) -> None:
         raise KeyboardInterrupt
 
@@ -157,9 +155,7 @@ def test_interruption_ends_cleanly(
     assert capsys.readouterr().err.strip() == "castor: interrupted"
 
 
-def test_chat_keeps_the_conversation(
-    parrot: Parrot, picture: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_chat_keeps_the_conversation(parrot: Parrot, picture: str, capsys: pytest.CaptureFixture[str]) -> None:
     conversation = Conversation(parrot, max_tokens=9)
     assert conversation.take(f"/image {picture}")
     assert conversation.take("what is this?")

@@ -143,6 +143,13 @@ def test_training_helps_and_repeats_by_seed():
     assert all(torch.equal(a, b) for a, b in zip(codec.parameters(), again.parameters(), strict=True))
 
 
+def test_one_code_stands_for_its_own_pixels():
+    torch.manual_seed(0)
+    codec = ImageCodec(TINY).eval()
+    pixels = np.random.default_rng(2).integers(0, 256, (24, 24, 3), np.uint8)
+    assert np.array_equal(codec.encode(pixels)[1:2, 1:2], codec.encode(pixels[8:16, 8:16]))
+
+
 def test_training_wants_a_budget():
     with pytest.raises(ValueError, match="seconds or steps"):
         train_codec(TINY, blocks)

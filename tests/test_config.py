@@ -33,7 +33,8 @@ def test_round_trip() -> None:
 
 def test_override_reads_by_type() -> None:
     config = override(
-        Outer(), ["steps=5", "ratio=1e-3", "levels=7,7,7", "flag=false", "text=15", "inner.name=b", "inner.rate=2"]
+        Outer(),
+        ["steps=5", "ratio=1e-3", "levels=7,7,7", "flag=false", "text=15", "inner.name=b", "inner.rate=2"],
     )
     assert config == Outer(
         steps=5, ratio=1e-3, levels=(7, 7, 7), flag=False, text="15", inner=Inner(name="b", rate=2.0)

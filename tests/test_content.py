@@ -44,9 +44,7 @@ parts = st.one_of(
     st.just(Document(PDF)),
     st.just(Audio(bytes(20), mime_type="audio/L16;rate=16000")),
 )
-messages = st.builds(
-    Message, st.sampled_from(["user", "model", "system"]), st.lists(parts, max_size=5).map(tuple)
-)
+messages = st.builds(Message, st.sampled_from(["user", "model", "system"]), st.lists(parts, max_size=5).map(tuple))
 
 
 @given(messages)

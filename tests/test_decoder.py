@@ -41,9 +41,7 @@ def model() -> Decoder:
         final_logit_softcapping=20.0,
     )
     vision = VisionConfig(patch_size=4, pooling_kernel_size=1, mm_embed_dim=24, mm_posemb_size=8)
-    return Decoder(
-        ModelConfig(text=text, vision=vision, audio=AudioConfig(audio_embed_dim=FRAME))
-    ).init_weights(1)
+    return Decoder(ModelConfig(text=text, vision=vision, audio=AudioConfig(audio_embed_dim=FRAME))).init_weights(1)
 
 
 def document(seed: int, layout: str) -> Batch:
@@ -155,9 +153,7 @@ def test_packed_equals_separate(model: Decoder) -> None:
         start = 0
         for batch in group:
             length = batch.ids_BT.shape[1]
-            torch.testing.assert_close(
-                packed[row, start : start + length], model(batch)[0], atol=1e-5, rtol=1e-5
-            )
+            torch.testing.assert_close(packed[row, start : start + length], model(batch)[0], atol=1e-5, rtol=1e-5)
             start += length
 
 
@@ -334,9 +330,7 @@ def test_sizes_have_the_stated_number_of_parameters(size: str) -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[size]
 
 
-@pytest.mark.parametrize(
-    ("size", "billions"), [("nano-1", 1.8), ("nano-2", 3.25), ("pro", 11.96), ("ultra", 109.0)]
-)
+@pytest.mark.parametrize(("size", "billions"), [("nano-1", 1.8), ("nano-2", 3.25), ("pro", 11.96), ("ultra", 109.0)])
 def test_sizes_are_what_their_names_say(size: str, billions: float) -> None:
     assert PARAMETERS[size] / 1e9 == pytest.approx(billions, rel=0.01)
 

@@ -53,9 +53,7 @@ def model() -> Model:
         audio_token_id=space.special("<|audio|>"),
         video_token_id=space.special("<|video|>"),
     )
-    renderer = Renderer(
-        tokenizer, space, RenderConfig(), encode_image=codec.encode, decode_image=codec.decode
-    )
+    renderer = Renderer(tokenizer, space, RenderConfig(), encode_image=codec.encode, decode_image=codec.decode)
     return Model(Decoder(config).init_weights(0), renderer, codec)
 
 
@@ -145,9 +143,7 @@ def test_waveform_peaks() -> None:
 )
 def test_verdicts(answer: str, truth: str | None, verdict: str | None) -> None:
     question = Question(text="?", truth=truth)
-    answered = Answered(
-        question=question, answer=answer, num_prompt_tokens=1, num_answer_tokens=1, seconds=0.0
-    )
+    answered = Answered(question=question, answer=answer, num_prompt_tokens=1, num_answer_tokens=1, seconds=0.0)
     assert answered.verdict == verdict
 
 

@@ -53,9 +53,7 @@ def test_the_count_is_heard_in_the_energy_envelope():
         example = world.example("sound_event", index)
         if example.meta["question_kind"] == "count":
             counted += 1
-            assert (
-                count_bursts(samples_of(example)) == int(example.answer.text) == len(example.meta["events"])
-            )
+            assert count_bursts(samples_of(example)) == int(example.answer.text) == len(example.meta["events"])
     assert counted > 20
 
 
@@ -106,9 +104,7 @@ def test_every_voice_exists_and_differs():
     for language, accents in speech.ACCENTS.items():
         for variant in (*speech.SEEN_VARIANTS, *speech.UNSEEN_VARIANTS):
             for accent in accents:
-                heard[accent, variant] = speech.say(
-                    SENTENCES[language], speech.Voice(name=f"{accent}+{variant}")
-                )
+                heard[accent, variant] = speech.say(SENTENCES[language], speech.Voice(name=f"{accent}+{variant}"))
     assert len({samples_S.tobytes() for samples_S in heard.values()}) == len(heard)
 
 

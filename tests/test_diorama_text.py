@@ -68,9 +68,7 @@ def test_unseen_pairs_never_train():
         for index in range(200):
             example = World(split=split).example("arithmetic", index)
             left, operator, right = example.meta["expression"].split()[:3]
-            assert arithmetic.is_unseen_pair(int(left), operator, int(right)) == (
-                "unseen_pair" in example.tags
-            )
+            assert arithmetic.is_unseen_pair(int(left), operator, int(right)) == ("unseen_pair" in example.tags)
             tagged.append("unseen_pair" in example.tags)
         assert any(tagged) == (split == "test")
 
@@ -168,9 +166,7 @@ def test_held_out_words_are_never_written_in_training():
     for language in lettering.WORDS:
         assert not set(lettering.vocabulary(language, True)) & set(lettering.vocabulary(language, False))
     held_out = {word.lower() for language in lettering.WORDS for word in lettering.vocabulary(language, True)}
-    shared = {
-        word.lower() for language in lettering.WORDS for word in lettering.vocabulary(language, False)
-    } & held_out
+    shared = {word.lower() for language in lettering.WORDS for word in lettering.vocabulary(language, False)} & held_out
     for index in range(200):
         lines = World(split="train").example("text_reading", index).meta["lines"]
         assert not ({line.lower() for line in lines} & held_out) - shared

@@ -45,9 +45,7 @@ def picture(example):
 
 
 def clip(example):
-    return next(
-        part for message in example.messages for part in message.parts if isinstance(part, Video)
-    ).clip()
+    return next(part for message in example.messages for part in message.parts if isinstance(part, Video)).clip()
 
 
 def contents(example):
@@ -179,9 +177,7 @@ def test_scene_f1_by_hand():
     pink = dataclasses.replace(red, colour="pink")
     assert scene_f1(Scene((pink,)), Scene((red,))) == 0
     assert scene_f1(Scene((pink,)), Scene((red,)), partial=True) == pytest.approx(0.75)
-    wanted = Scene(
-        (Thing("circle", "red", "large"), Thing("square", "blue", "small")), relations=((0, "left", 1),)
-    )
+    wanted = Scene((Thing("circle", "red", "large"), Thing("square", "blue", "small")), relations=((0, "left", 1),))
     assert scene_f1(Scene((red, blue)), wanted) == 1
     assert scene_f1(Scene((red.at("right"), blue.at("left"))), wanted) == pytest.approx(2 / 3)
     assert Scene.from_json(wanted.to_json()) == wanted
@@ -199,9 +195,7 @@ def test_counts_agree_with_a_recount_from_pixels():
         pattern = r"(?:How many|Count the) (.*?)(?: are there| do you see)?[?.]$"
         wanted = names[re.match(pattern, example.messages[0].text).group(1)]
         seen = parse(picture(example).pixels()).things
-        assert example.answer.text == str(sum(matches(thing, wanted) for thing in seen)), example.messages[
-            0
-        ].text
+        assert example.answer.text == str(sum(matches(thing, wanted) for thing in seen)), example.messages[0].text
         answers.append(example.answer.text)
     assert max(answers.count(answer) for answer in set(answers)) / len(answers) < 0.35
 
@@ -236,9 +230,7 @@ def test_questions_agree_with_the_pixels():
 
 
 def test_yes_and_no_are_few_and_balanced():
-    examples = [
-        World(split="test", languages=("en",)).example("image_question", index) for index in range(1500)
-    ]
+    examples = [World(split="test", languages=("en",)).example("image_question", index) for index in range(1500)]
     answers = [e.answer.text for e in examples if e.meta["question_kind"] == "exists"]
     assert 0.04 < len(answers) / 1500 < 0.15
     assert 0.4 < answers.count("yes") / len(answers) < 0.6
@@ -391,9 +383,7 @@ def test_the_prompts_of_the_guide_are_in_the_distribution(task, prompt):
         form = f"Draw {noun_phrase('en', thing, 'a_to')} {relation_phrase('en', 'left', other, False)}."
         assert form == prompt
         requests = (world.example(task, index).messages[0].text for index in range(300))
-        assert any(
-            re.match(r"Draw an? large \w+ \w+ left of an? small \w+ \w+\.$", text) for text in requests
-        )
+        assert any(re.match(r"Draw an? large \w+ \w+ left of an? small \w+ \w+\.$", text) for text in requests)
     else:
         assert any(world.example(task, index).messages[0].text == prompt for index in range(1200))
 

@@ -189,7 +189,18 @@ def test_a_prompt_is_never_guessed(model: Model, prompt: list) -> None:
 
 
 def test_the_public_surface() -> None:
-    wanted = {"Audio", "Document", "Image", "Message", "Model", "Part", "Text", "Video", "__version__", "load"}
+    wanted = {
+        "Audio",
+        "Document",
+        "Image",
+        "Message",
+        "Model",
+        "Part",
+        "Text",
+        "Video",
+        "__version__",
+        "load",
+    }
     assert set(castor.__all__) == wanted
     assert all(getattr(castor, name) is not None for name in castor.__all__)
     with pytest.raises(AttributeError):

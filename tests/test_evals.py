@@ -27,9 +27,7 @@ class Oracle:
     """Answers from a table of prompts: the reference, another example's reference, or nonsense."""
 
     def __init__(self, examples: list[Example], answers: list[Message]) -> None:
-        self.table = {
-            example.prompt[0].text: answer for example, answer in zip(examples, answers, strict=True)
-        }
+        self.table = {example.prompt[0].text: answer for example, answer in zip(examples, answers, strict=True)}
         self.widest = 0
 
     def generate_batch(self, prompts: list[list[Message]], *, max_tokens: int) -> list[Message]:
@@ -121,17 +119,13 @@ def test_error_rate_of_a_corpus_is_edits_over_words() -> None:
 
 def test_chance_is_the_best_ignorant_answerer() -> None:
     examples = [
-        Example(
-            messages=(Message.user("?"), Message.model("yes" if i < 8 else f"no {i}")), task="image_question"
-        )
+        Example(messages=(Message.user("?"), Message.model("yes" if i < 8 else f"no {i}")), task="image_question")
         for i in range(10)
     ]
     baselines = chance_scores(TASKS["image_question"].metrics[0], examples)
     assert baselines["constant"].mean() == pytest.approx(0.8)
     assert baselines["shuffled"].mean() < 0.8
-    assert run(examples, [example.answer for example in examples]).row(
-        "image_question"
-    ).chance == pytest.approx(0.8)
+    assert run(examples, [example.answer for example in examples]).row("image_question").chance == pytest.approx(0.8)
 
 
 def test_a_blind_answerer_knows_the_sort_of_question() -> None:
@@ -196,9 +190,7 @@ def test_report_json_markdown_and_records(tmp_path: Path) -> None:
         for example in examples
     ]
     path = tmp_path / "deep" / "records.jsonl"
-    report = run(
-        shown, [example.answer for example in examples], records_path=path, settings={"model": "oracle"}
-    )
+    report = run(shown, [example.answer for example in examples], records_path=path, settings={"model": "oracle"})
     assert Report.from_json(json.loads(report.dumps())) == report
     assert report.settings["model"] == "oracle" and "image_question" in report.settings["seconds"]
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -140,9 +140,7 @@ def make_case(layout: str, seed: int = 1) -> tuple[dict[str, torch.Tensor], Batc
         block_BT=torch.tensor([block]),
         target_BT=torch.full((1, length), -100),
         patches_PC=torch.cat(pixels["i"] + pixels["v"]) if places else torch.zeros(0, PATCH),
-        patch_xy_P2=torch.cat(positions["i"] + positions["v"])
-        if places
-        else torch.zeros(0, 2, dtype=torch.int64),
+        patch_xy_P2=torch.cat(positions["i"] + positions["v"]) if places else torch.zeros(0, 2, dtype=torch.int64),
         patch_at_P=torch.tensor(places, dtype=torch.int64),
         frames_SF=torch.cat(frames) if frames else torch.zeros(0, 20),
         frame_at_S=torch.tensor(frame_at, dtype=torch.int64),
@@ -153,9 +151,7 @@ def make_case(layout: str, seed: int = 1) -> tuple[dict[str, torch.Tensor], Batc
 LAYOUTS = ["t", "tttttt", "tit", "titittti", "tat", "tatat", "tvt", "ttttvtattt", "iattttit"]
 
 
-def reference_output(
-    reference: torch.nn.Module, inputs: dict[str, torch.Tensor], past: object = None
-) -> object:
+def reference_output(reference: torch.nn.Module, inputs: dict[str, torch.Tensor], past: object = None) -> object:
     """What transformers' own generation computes for a prompt.
 
     Its `forward` alone, given no masks, lets images see both ways on full layers as well; `generate` makes
@@ -183,9 +179,7 @@ def test_logits_equal_those_of_transformers(pair: tuple[torch.nn.Module, Decoder
 
 @pytest.mark.parametrize("layout", ["t", "titt", "tattit", "tvttt"])
 @torch.inference_mode()
-def test_cached_decoding_equals_that_of_transformers(
-    pair: tuple[torch.nn.Module, Decoder], layout: str
-) -> None:
+def test_cached_decoding_equals_that_of_transformers(pair: tuple[torch.nn.Module, Decoder], layout: str) -> None:
     reference, model = pair
     inputs, batch = make_case(layout)
     length = batch.ids_BT.shape[1]

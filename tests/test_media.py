@@ -50,9 +50,7 @@ def picture_file(pixels: np.ndarray | Pillow.Image, kind: str, **settings: objec
 
 
 def tone(rate_hz: int, seconds: float, pitch_hz: float = 440.0) -> np.ndarray:
-    return (0.5 * np.sin(2 * np.pi * pitch_hz * np.arange(int(rate_hz * seconds)) / rate_hz)).astype(
-        np.float32
-    )
+    return (0.5 * np.sin(2 * np.pi * pitch_hz * np.arange(int(rate_hz * seconds)) / rate_hz)).astype(np.float32)
 
 
 def sound_file(samples: np.ndarray, rate_hz: int, kind: str, subtype: str | None = None) -> bytes:
@@ -327,9 +325,7 @@ def test_video_kinds_give_every_frame_at_its_time(container: str, codec: str, mi
     assert abs(clip.duration_s - 2.0) < 0.01 and clip.samples_S is None
 
 
-@pytest.mark.parametrize(
-    "sampling", [{"num_frames": 4}, {"num_frames": 1}, {"num_frames": 7}, {"num_frames": 99}]
-)
+@pytest.mark.parametrize("sampling", [{"num_frames": 4}, {"num_frames": 1}, {"num_frames": 7}, {"num_frames": 99}])
 def test_equally_spaced_frames(sampling: dict[str, int]) -> None:
     frames = np.stack(grey_steps(16))
     num_frames = min(sampling["num_frames"], 16)
@@ -510,9 +506,7 @@ def test_document_limits() -> None:
 
 def good_files() -> dict[str, bytes]:
     frames = np.stack(grey_steps(6))
-    files = {
-        kind: picture_file(smooth(24, 32), kind) for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-    }
+    files = {kind: picture_file(smooth(24, 32), kind) for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")}
     files["CCITT"] = picture_file(Pillow.fromarray(smooth(24, 32)).convert("1"), "TIFF", compression="group4")
     files |= {kind: sound_file(tone(16000, 0.3), 16000, kind) for kind in ("WAV", "FLAC", "OGG", "MP3")}
     files |= {"MP4": encode_mp4(frames, 8.0, tone(16000, 0.75)), "PDF": pdf_file()}
@@ -538,14 +532,10 @@ def test_damaged_bytes_give_pixels_or_a_value_error(kind: str) -> None:
     decode_as(kind, data, limits)
     for _ in range(25):
         broken = bytearray(data)
-        for at in rng.integers(
-            0, len(data) if rng.random() < 0.5 else min(len(data), 200), rng.integers(1, 6)
-        ):
+        for at in rng.integers(0, len(data) if rng.random() < 0.5 else min(len(data), 200), rng.integers(1, 6)):
             broken[at] = rng.integers(0, 256)
         try:
-            decode_as(
-                kind, bytes(broken[: rng.integers(1, len(data))] if rng.random() < 0.3 else broken), limits
-            )
+            decode_as(kind, bytes(broken[: rng.integers(1, len(data))] if rng.random() < 0.3 else broken), limits)
         except ValueError as error:
             assert str(error)
 
@@ -638,25 +628,16 @@ def test_files_from_the_world(row: dict) -> None:
             upright = ImageOps.exif_transpose(Pillow.open(path))
             assert pixels.shape == (upright.height, upright.width, 3)
             if upright.mode in ("RGB", "L", "CMYK"):
-                assert (
-                    np.array_equal(pixels, np.asarray(upright.convert("RGB")))
-                    or upright.has_transparency_data
-                )
+                assert np.array_equal(pixels, np.asarray(upright.convert("RGB"))) or upright.has_transparency_data
         elif row["kind"] == "audio":
             samples = Audio(path).samples()
             wanted, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
-            wanted = (
-                wanted.mean(axis=1)
-                if rate_hz == 16000
-                else soxr.resample(wanted.mean(axis=1), rate_hz, 16000)
-            )
+            wanted = wanted.mean(axis=1) if rate_hz == 16000 else soxr.resample(wanted.mean(axis=1), rate_hz, 16000)
             assert len(samples) == len(wanted) and np.abs(samples - wanted).max() < 1e-4
         elif row["kind"] == "video":
             clip = Video(path).clip()
             assert len(clip.frames_FHWC) == min(16, row["video_frames"]) or row["expect"] != "ok"
-            assert (np.diff(clip.times_s) > 0).all() and 0 <= clip.times_s[0] <= clip.times_s[
-                -1
-            ] <= clip.duration_s
+            assert (np.diff(clip.times_s) > 0).all() and 0 <= clip.times_s[0] <= clip.times_s[-1] <= clip.duration_s
         else:
             num_pages = len(Document(path).pages(dpi=36))
             assert num_pages == row.get("pages", num_pages)

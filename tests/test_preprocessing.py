@@ -17,9 +17,7 @@ from castor.tokens import audio, vision
 
 
 def random_picture(height_px: int, width_px: int) -> np.ndarray:
-    return np.random.default_rng(height_px * width_px).integers(
-        0, 256, (height_px, width_px, 3), dtype=np.uint8
-    )
+    return np.random.default_rng(height_px * width_px).integers(0, 256, (height_px, width_px, 3), dtype=np.uint8)
 
 
 def reference_merge() -> dict[str, object]:

@@ -15,17 +15,13 @@ from castor.tasks.task import find_task
 
 TASKS = build_tasks(
     caption_f1=lambda text, language, scene: float(text == scene["text"]),
-    drawing_f1=lambda pixels, scene: (
-        float(pixels.mean() > 128) if scene["light"] else float(pixels.mean() < 128)
-    ),
+    drawing_f1=lambda pixels, scene: float(pixels.mean() > 128) if scene["light"] else float(pixels.mean() < 128),
 )
 
 words = st.lists(st.sampled_from(["a", "red", "circle", "left", "of", "the"]), max_size=8)
 
 
-def example(
-    reference: str | Message, task: str = "image_question", language: str = "en", **meta: object
-) -> Example:
+def example(reference: str | Message, task: str = "image_question", language: str = "en", **meta: object) -> Example:
     answer = reference if isinstance(reference, Message) else Message.model(reference)
     return Example(messages=(Message.user("?"), answer), task=task, language=language, meta=meta)
 
@@ -91,9 +87,7 @@ def slow_chrf(reference: str, answer: str) -> float:
     num_orders = 0
     for order in range(1, 7):
         texts = [text.replace(" ", "") for text in (reference, answer)]
-        wanted, given_ = (
-            [text[i : i + order] for i in range(len(text)) if i + order <= len(text)] for text in texts
-        )
+        wanted, given_ = ([text[i : i + order] for i in range(len(text)) if i + order <= len(text)] for text in texts)
         if not wanted and not given_:
             continue
         num_orders += 1
@@ -156,9 +150,7 @@ def test_drawing_is_read_back_from_its_pixels() -> None:
     light = Image.from_pixels(np.full((8, 8, 3), 250, np.uint8))
     asked = example(Message.model(light), task="drawing", scene={"light": True})
     assert TASKS["drawing"].score(asked, Message.model("here", light)) == 1.0
-    assert (
-        TASKS["drawing"].score(asked, Message.model(Image.from_pixels(np.zeros((8, 8, 3), np.uint8)))) == 0.0
-    )
+    assert TASKS["drawing"].score(asked, Message.model(Image.from_pixels(np.zeros((8, 8, 3), np.uint8)))) == 0.0
     assert TASKS["drawing"].score(asked, Message.model("words only")) == 0.0
     with pytest.raises(ValueError, match="scene"):
         TASKS["drawing"].score(example("x", task="drawing"), Message.model(light))

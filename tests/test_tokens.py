@@ -80,7 +80,9 @@ def test_what_is_rendered_parses_back(renderer: Renderer) -> None:
 
 
 def test_targets_are_what_the_model_says(renderer: Renderer) -> None:
-    sequence = renderer.encode([Message.user("how many?"), Message.model("3"), Message.user("and?"), Message.model("4")])
+    sequence = renderer.encode(
+        [Message.user("how many?"), Message.model("3"), Message.user("and?"), Message.model("4")]
+    )
     said = sequence.ids_T[sequence.is_target_T].tolist()
     tokenizer = renderer.tokenizer
     stop = renderer.stop_id
@@ -103,7 +105,9 @@ def test_video_is_time_stamped_frames_with_its_sound_between(renderer: Renderer)
 
 
 def test_features_match_their_places(renderer: Renderer) -> None:
-    sequence = renderer.encode([Message.user(Image.from_pixels(_pixels(50, 90)), "x", Image.from_pixels(_pixels(9, 9)))])
+    sequence = renderer.encode(
+        [Message.user(Image.from_pixels(_pixels(50, 90)), "x", Image.from_pixels(_pixels(9, 9)))]
+    )
     placeholder = renderer.space.special("<|image|>")
     assert sequence.patch_at_P.tolist() == np.flatnonzero(sequence.ids_T == placeholder).tolist()
     assert len(sequence.patches_PC) == len(sequence.patch_xy_P2) == len(sequence.patch_at_P)

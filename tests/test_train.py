@@ -147,7 +147,11 @@ def test_accumulation_equals_one_big_batch(renderer: Renderer, tiny_config: Mode
     for name, batches, accumulate in (("whole", whole, 1), ("halves", halves, 2)):
         model = fresh(tiny_config)
         config = FitConfig(
-            num_steps=1, accumulate=accumulate, precision="float32", optim=OptimConfig(name="adamw"), warmup=1.0
+            num_steps=1,
+            accumulate=accumulate,
+            precision="float32",
+            optim=OptimConfig(name="adamw"),
+            warmup=1.0,
         )
         result = fit(model, next_token(model, renderer.space.first_code), batches, config, tmp_path / name)
         results.append((result.loss, read_metrics(tmp_path / name / "metrics.jsonl")[0]["norm"]))
@@ -169,7 +173,11 @@ def test_four_examples_are_learned_by_heart(renderer: Renderer, tiny_config: Mod
 
 @pytest.mark.parametrize("policy", ["skip", "stop"])
 def test_a_loss_that_is_not_finite_is_named(
-    renderer: Renderer, tiny_config: ModelConfig, tmp_path: Path, policy: str, capsys: pytest.CaptureFixture[str]
+    renderer: Renderer,
+    tiny_config: ModelConfig,
+    tmp_path: Path,
+    policy: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     model = fresh(tiny_config)
     plain = next_token(model, renderer.space.first_code)

@@ -5,6 +5,7 @@ The loader knows neither tokens nor packing; both are handed to it as callables.
 """
 
 import multiprocessing
+import os
 import pickle
 import queue
 import random
@@ -139,9 +140,7 @@ class Loader:
             number += 1
         batch, left_out = self.pack(sequences, num_rows=config.num_rows, row_tokens=config.row_tokens)
         stats = _stats(tasks, sequences, set(left_out), config)
-        stats = replace(
-            stats, num_too_long=num_too_long, broken=tuple(broken), make_s=time.perf_counter() - start_s
-        )
+        stats = replace(stats, num_too_long=num_too_long, broken=tuple(broken), make_s=time.perf_counter() - start_s)
         return LoadedBatch(index, batch, stats)
 
     def batches(self, start: int = 0) -> Iterator[LoadedBatch]:
@@ -179,9 +178,7 @@ class Loader:
             _end(workers, queues)
 
 
-def _stats(
-    tasks: Sequence[str], sequences: Sequence[Any], left_out: set[int], config: LoaderConfig
-) -> BatchStats:
+def _stats(tasks: Sequence[str], sequences: Sequence[Any], left_out: set[int], config: LoaderConfig) -> BatchStats:
     examples: Counter[str] = Counter()
     tokens: Counter[str] = Counter()
     for number, (task, sequence) in enumerate(zip(tasks, sequences, strict=True)):
@@ -204,6 +201,7 @@ def _work(loader: Loader, first: int, results: Any, stop: Any) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end
     torch.set_num_threads(1)
+    _yield_to_training()
     parent = multiprocessing.parent_process()
     for index in range(first, loader.config.num_batches, loader.config.num_workers):
         try:
@@ -222,6 +220,15 @@ def _work(loader: Loader, first: int, results: Any, stop: Any) -> None:
             break
     if stop.is_set():
         results.cancel_join_thread()
+
+
+def _yield_to_training() -> None:
+    """Take only the processor time that training leaves: a worker that displaces one of two computing threads makes
+    the other wait at every barrier. A worker that falls behind is waited for, and then has the machine to itself."""
+    if hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    else:
+        os.nice(19)
 
 
 def _receive(results: Any, worker: BaseProcess, index: int) -> LoadedBatch:

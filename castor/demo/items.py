@@ -98,14 +98,10 @@ def item_from_file(path: str | Path, question: str | None = None) -> Item:
     kind = KIND_OF_SUFFIX.get(path.suffix.lower())
     if kind is None:
         known = " ".join(sorted(KIND_OF_SUFFIX))
-        raise ValueError(
-            f"{path}: cannot tell from {path.suffix!r} what kind of file this is; known: {known}"
-        )
+        raise ValueError(f"{path}: cannot tell from {path.suffix!r} what kind of file this is; known: {known}")
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
-    return Item(
-        kind=kind, path=path, title=path.name, questions=(Question(text=question or QUESTIONS[kind]),)
-    )
+    return Item(kind=kind, path=path, title=path.name, questions=(Question(text=question or QUESTIONS[kind]),))
 
 
 def sample_inputs() -> Inputs:
@@ -117,9 +113,7 @@ def sample_inputs() -> Inputs:
     names = ("scene.png", "page.pdf", "speech.wav", "clip.mp4")
     found = [folder / name for name in names if (folder / name).is_file()]
     if not found:
-        raise ValueError(
-            f"{folder}: the sample files are missing ({', '.join(names)}); pass your own files instead"
-        )
+        raise ValueError(f"{folder}: the sample files are missing ({', '.join(names)}); pass your own files instead")
     return Inputs(items=tuple(item_from_file(path) for path in found), drawings=DRAWINGS)
 
 

@@ -85,9 +85,7 @@ def _seen(looked: Looked) -> str:
     seen = looked.seen
     shown = []
     if len(seen.pictures) == 1:
-        shown.append(
-            f'<img class="pixels" src="{_png_uri(seen.pictures[0])}" alt="the picture as the model sees it">'
-        )
+        shown.append(f'<img class="pixels" src="{_png_uri(seen.pictures[0])}" alt="the picture as the model sees it">')
     elif seen.pictures:
         tiles = (
             f'<img class="pixels" src="{_png_uri(frame)}" alt="frame {at}">'
@@ -96,9 +94,7 @@ def _seen(looked: Looked) -> str:
         shown.append(f'<div class="strip">{"".join(tiles)}</div>')
     if seen.spectrogram_HW3 is not None:
         uri = _png_uri(seen.spectrogram_HW3)
-        shown.append(
-            f'<img class="mel" src="{uri}" alt="log-mel spectrogram: time to the right, pitch upward">'
-        )
+        shown.append(f'<img class="mel" src="{uri}" alt="log-mel spectrogram: time to the right, pitch upward">')
     sizes = {f"{frame.shape[1]} × {frame.shape[0]} px" for frame in seen.pictures}
     caption = ", ".join([*sorted(sizes), f"{seen.num_media_tokens} of {seen.num_tokens} prompt tokens"])
     return (

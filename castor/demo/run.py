@@ -130,9 +130,7 @@ def run_demo(
     path.write_text(page(result), encoding="utf-8")
     console.print()
     console.print(summary_table(result))
-    console.print(
-        "[dim]A small model: it may be wrong.  Judge it by its scores (castor eval), not by one page.[/dim]"
-    )
+    console.print("[dim]A small model: it may be wrong.  Judge it by its scores (castor eval), not by one page.[/dim]")
     size = f"[dim]{path.stat().st_size / 1024:.0f} KiB[/dim]"
     console.print(f"The page: [bold]{escape(str(path.resolve()))}[/bold]  {size}", soft_wrap=True)
     return path
@@ -170,9 +168,7 @@ def _ask(model: "Model", part: Part, question: Question, console: Console) -> An
         num_answer_tokens=_num_answer_tokens(model, Message.model(answer)),
         seconds=seconds,
     )
-    truth = (
-        f"  true answer: {escape(question.truth)}" if question.truth and answered.verdict != "right" else ""
-    )
+    truth = f"  true answer: {escape(question.truth)}" if question.truth and answered.verdict != "right" else ""
     console.print(f"  [dim]{seconds:.1f} s{truth}[/dim]")
     return answered
 
@@ -184,9 +180,7 @@ def _draw(model: "Model", drawing: Drawing, console: Console, seed: int) -> Draw
     answer = model.generate(prompt, max_tokens=200, temperature=0.0, seed=seed)
     seconds = time.perf_counter() - start_s
     image = answer.images[-1] if answer.images else None
-    console.print(
-        "a picture came" if image else escape(answer.text or "no picture came"), end="", style="cyan"
-    )
+    console.print("a picture came" if image else escape(answer.text or "no picture came"), end="", style="cyan")
     console.print(f"  [dim]{seconds:.1f} s[/dim]")
     if image is not None and console.is_terminal:
         console.print(terminal_picture(image.pixels()))
@@ -230,9 +224,7 @@ def summary_table(result: Result) -> Table:
     for row in _summary_rows(result):
         table.add_row(*row)
     if result.num_known:
-        table.caption = (
-            f"{result.num_right} of {result.num_known} answers match the known truth word for word"
-        )
+        table.caption = f"{result.num_right} of {result.num_known} answers match the known truth word for word"
     return table
 
 

@@ -69,8 +69,6 @@ def waveform_peaks(samples_S: np.ndarray, num_bars: int = 160) -> list[float]:
     if not len(samples_S):
         return [0.0] * num_bars
     edges = np.linspace(0, len(samples_S), num_bars + 1).astype(int)
-    peaks = [
-        float(np.abs(samples_S[a : max(a + 1, b)]).max()) for a, b in zip(edges, edges[1:], strict=False)
-    ]
+    peaks = [float(np.abs(samples_S[a : max(a + 1, b)]).max()) for a, b in zip(edges, edges[1:], strict=False)]
     loudest = max(peaks) or 1.0
     return [peak / loudest for peak in peaks]

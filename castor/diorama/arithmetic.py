@@ -141,9 +141,7 @@ def arithmetic(draw: Draw) -> Example:
     problems = [draw_problem(draw.rng, draw.pick(kinds), unseen) for _ in range(num_turns)]
     last = problems[-1]
     meta = {"expression": last.expression, "value": last.value}
-    return quiz(
-        draw, [], [ask(draw, problem) for problem in problems], meta, ("unseen_pair",) if unseen else ()
-    )
+    return quiz(draw, [], [ask(draw, problem) for problem in problems], meta, ("unseen_pair",) if unseen else ())
 
 
 TASKS: dict[str, Maker] = {"arithmetic": arithmetic}

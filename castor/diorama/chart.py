@@ -97,9 +97,7 @@ def draw_chart(rng: random.Random) -> Chart:
     size = rng.randint(3, 5 if len(labels[0]) == 1 else 4)  # wider labels need wider columns
     if rng.random() < 0.5:
         labels = tuple(rng.sample(labels, len(labels)))
-    return Chart(
-        rng.choice(("bar", "bar", "line", "pie")), labels[:size], tuple(rng.sample(range(1, 10), size))
-    )
+    return Chart(rng.choice(("bar", "bar", "line", "pie")), labels[:size], tuple(rng.sample(range(1, 10), size)))
 
 
 def paint(chart: Chart, rng: random.Random) -> np.ndarray:
@@ -190,7 +188,9 @@ def chart(draw: Draw) -> Example:
     """A bar, line or pie chart with questions."""
     shown = draw_chart(draw.rng)
     kinds = ["highest", "lowest", "count", "compare"] + ([] if shown.kind == "pie" else ["value", "value"])
-    asked = [ask(shown, kind, draw.language, draw.rng) for kind in draw.rng.sample(kinds, draw.num_turns())]
+    asked = [
+        ask(shown, kind, draw.language, draw.rng) for kind in draw.rng.sample(kinds, min(len(kinds), draw.num_turns()))
+    ]
     asked = list({each.question: each for each in asked}.values())  # the same value is not asked twice
     meta = {"chart": shown.kind, "labels": list(shown.labels), "values": list(shown.values)}
     return quiz(draw, [Image.from_pixels(paint(shown, draw.rng))], asked, meta=meta, tags=(shown.kind,))

@@ -104,9 +104,7 @@ def _change(draw: Draw, attribute: str) -> tuple[Thing, Thing]:
     values = {"colour": COLOURS, "size": SIZES, "shape": SHAPES}[attribute]
     while True:
         before = random_kind(draw.rng)
-        changed = [
-            dataclasses.replace(before, **{attribute: v}) for v in values if v != getattr(before, attribute)
-        ]
+        changed = [dataclasses.replace(before, **{attribute: v}) for v in values if v != getattr(before, attribute)]
         changed = [thing for thing in changed if thing.is_unseen == unseen]
         if changed:
             return before, draw.pick(changed)

@@ -85,9 +85,7 @@ def draw_lines(rng: random.Random, language: str, unseen: bool) -> list[str]:
     lines = []
     for _ in range(rng.choice((1, 1, 1, 2, 2, 3))):
         roll = rng.random()
-        lines.append(
-            str(rng.randrange(rng.choice((10, 100, 1000, 10_000)))) if roll < 0.3 else rng.choice(seen)
-        )
+        lines.append(str(rng.randrange(rng.choice((10, 100, 1000, 10_000)))) if roll < 0.3 else rng.choice(seen))
     if unseen:
         lines[rng.randrange(len(lines))] = rng.choice(paintable(language, True))
     case = rng.choice((str, str, str, str.upper, str.capitalize))

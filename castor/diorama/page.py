@@ -90,9 +90,7 @@ def draw_page(rng: random.Random, language: str) -> Page:
     short = [word for word in vocabulary(language, False) if len(word) <= 6]
     title, *words = rng.sample(short, 1 + rng.randint(2, 3))
     rows = tuple(zip(words, rng.sample(range(2, 100), len(words)), strict=True))
-    return Page(
-        title.upper() if "ß" not in title else title, rows, rng.choice(DRAWN_SHAPES), rng.choice(COLOURS)
-    )
+    return Page(title.upper() if "ß" not in title else title, rows, rng.choice(DRAWN_SHAPES), rng.choice(COLOURS))
 
 
 def write_pdf(operators: str) -> bytes:
@@ -174,9 +172,7 @@ def ask(page: Page, kind: str, language: str, rng: random.Random) -> Asked:
 def document(draw: Draw) -> Example:
     """A one-page PDF and questions on it."""
     page = draw_page(draw.rng, "en" if draw.language in ("zh", "hi") else draw.language)
-    kinds = draw.rng.sample(
-        ("title", "title", "cell", "cell", "most", "colour", "shape", "rows"), draw.num_turns()
-    )
+    kinds = draw.rng.sample(("title", "title", "cell", "cell", "most", "colour", "shape", "rows"), draw.num_turns())
     asked = [ask(page, kind, draw.language, draw.rng) for kind in dict.fromkeys(kinds)]
     meta = {
         "title": page.title,

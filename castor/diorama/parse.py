@@ -83,9 +83,7 @@ def _palette_colour(pixels_NC: np.ndarray, ground_C: np.ndarray) -> str:
     core_C = np.median(pixels_NC[far_N >= np.median(far_N)], axis=0)
     toward_KC = np.array([RGB[colour] for colour in COLOURS], np.float32) - ground_C
     strength_K = np.clip(toward_KC @ (core_C - ground_C) / (toward_KC**2).sum(1), 0.5, 1.0)
-    misfit_K = np.linalg.norm(ground_C + strength_K[:, None] * toward_KC - core_C, axis=1) + 60 * (
-        1 - strength_K
-    )
+    misfit_K = np.linalg.norm(ground_C + strength_K[:, None] * toward_KC - core_C, axis=1) + 60 * (1 - strength_K)
     return COLOURS[int(misfit_K.argmin())]
 
 
@@ -119,9 +117,7 @@ def _read_part(pixels_HWC: np.ndarray, part_N2: np.ndarray, ground_C: np.ndarray
     )
     masks_KSS, offsets_K2, names = _templates()
     both_KW = np.minimum(masks_KSS[:, None], windows[None]).sum((-1, -2))
-    either_KW = (
-        np.maximum(masks_KSS[:, None], windows[None]).sum((-1, -2)) + (area - windows.sum((-1, -2)))[None]
-    )
+    either_KW = np.maximum(masks_KSS[:, None], windows[None]).sum((-1, -2)) + (area - windows.sum((-1, -2)))[None]
     best = int((both_KW / either_KW).max(1).argmax())
     shape, size = names[best]
     place = (x - offsets_K2[best, 0] - pad + 0.5) / SIDE_PX, (y - offsets_K2[best, 1] - pad + 0.5) / SIDE_PX
@@ -177,11 +173,7 @@ def scene_f1(predicted: Scene, wanted: Scene, partial: bool = False) -> float:
     each stated relation counts as one more item. Matching is greedy, best pairs first.
     """
     pairs = sorted(
-        (
-            (agreement(p, w), i, j)
-            for i, p in enumerate(predicted.things)
-            for j, w in enumerate(wanted.things)
-        ),
+        ((agreement(p, w), i, j) for i, p in enumerate(predicted.things) for j, w in enumerate(wanted.things)),
         key=lambda pair: (-pair[0], pair[1], pair[2]),
     )
     match: dict[int, tuple[int, float]] = {}

@@ -107,9 +107,7 @@ def story(rng: random.Random, language: str) -> Asked:
         steps.append(f"{total} {'-' if takes else '+'} {change} = {after}")
         sentences.append((taken if takes else added).format(change))
         total = after
-    return Asked(
-        _join(language, *sentences, question.format(0, things)), "; ".join(steps), "story", str(total)
-    )
+    return Asked(_join(language, *sentences, question.format(0, things)), "; ".join(steps), "story", str(total))
 
 
 def groups(rng: random.Random, language: str) -> Asked:
@@ -147,10 +145,7 @@ def shares(rng: random.Random, language: str) -> Asked:
 def reasoning(draw: Draw) -> Example:
     """One word problem; one or two in training."""
     num_turns = draw.rng.randint(1, 2) if draw.is_train else 1
-    asked = [
-        draw.pick((story, story, groups, chain, chain, shares))(draw.rng, draw.language)
-        for _ in range(num_turns)
-    ]
+    asked = [draw.pick((story, story, groups, chain, chain, shares))(draw.rng, draw.language) for _ in range(num_turns)]
     return quiz(draw, [], asked, meta={"problem": asked[-1].question})
 
 

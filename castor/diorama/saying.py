@@ -54,9 +54,7 @@ class Saying:
         before -> after: Saying("there", (red circle,), 3).text("es") -> "Hay tres círculos rojos."
         """
         if self.kind == "word":
-            return (
-                answer_word(language, self.word) if self.word in COLOURS else shape_word(language, self.word)
-            )
+            return answer_word(language, self.word) if self.word in COLOURS else shape_word(language, self.word)
         if self.kind == "number":
             return NUMBER_WORDS[language][self.number]
         if self.kind == "phrase":
@@ -69,9 +67,7 @@ class Saying:
             return sentence(language, DRAW[language].format(noun_phrase(language, self.things[0], "a_to")))
         assert self.kind == "relation", self.kind
         first = noun_phrase(language, self.things[0], "the")
-        return sentence(
-            language, IS_AT[language].format(first, relation_phrase(language, self.word, self.things[1]))
-        )
+        return sentence(language, IS_AT[language].format(first, relation_phrase(language, self.word, self.things[1])))
 
     @property
     def is_unseen(self) -> bool:

@@ -58,9 +58,7 @@ class Thing:
 
     def only(self, keys: tuple[str, ...]) -> "Thing":
         """What is left of shape, colour and size when only `keys` are named."""
-        shape, colour, size = (
-            getattr(self, key) if key in keys else "" for key in ("shape", "colour", "size")
-        )
+        shape, colour, size = (getattr(self, key) if key in keys else "" for key in ("shape", "colour", "size"))
         return Thing(shape, colour, size)
 
     def at(self, place: str) -> "Thing":
@@ -138,14 +136,11 @@ def random_kind(rng: random.Random, unseen: bool = False, **wanted: str) -> Thin
     return kinds[rng.randrange(len(kinds))]
 
 
-def settle(
-    rng: random.Random, things: list[Thing], jitter: float = 0.05, vary: float = 0.03
-) -> tuple[Thing, ...]:
+def settle(rng: random.Random, things: list[Thing], jitter: float = 0.05, vary: float = 0.03) -> tuple[Thing, ...]:
     """Things, each in a place of its own, moved and scaled a little; none touch or leave the picture."""
     settled: list[Thing] = []
     scaled = [
-        dataclasses.replace(thing, radius=RADIUS[thing.size] * (1 + rng.uniform(-vary, vary)))
-        for thing in things
+        dataclasses.replace(thing, radius=RADIUS[thing.size] * (1 + rng.uniform(-vary, vary))) for thing in things
     ]
     for i, thing in enumerate(scaled):
         others = settled + scaled[i + 1 :]
@@ -161,9 +156,7 @@ def settle(
     return tuple(settled)
 
 
-def random_scene(
-    rng: random.Random, num_things: int, unseen: bool = False, ground: str | None = None
-) -> Scene:
+def random_scene(rng: random.Random, num_things: int, unseen: bool = False, ground: str | None = None) -> Scene:
     """Things at places of their own, in reading order; with `unseen`, one is an unseen combination.
 
     No two things have the same colour and shape, so that each can be named.

@@ -195,9 +195,7 @@ def play(kinds: Sequence[str], rng: random.Random) -> tuple[np.ndarray, list[Hea
         heard.append(Heard(kind, round(start_s, 3), round(start_s + len(sound_S) / RATE_HZ, 3)))
         pieces.append((int(start_s * RATE_HZ), sound_S))
         start_s += len(sound_S) / RATE_HZ + rng.uniform(MIN_GAP_S, 0.3)
-    samples_S = chance.standard_normal(int(start_s * RATE_HZ), dtype=np.float32) * rng.choice(
-        (0.001, 0.003, 0.006)
-    )
+    samples_S = chance.standard_normal(int(start_s * RATE_HZ), dtype=np.float32) * rng.choice((0.001, 0.003, 0.006))
     for start, sound_S in pieces:
         samples_S[start : start + len(sound_S)] += sound_S
     return np.clip(samples_S, -1, 1), heard
@@ -234,9 +232,7 @@ def sound_event(draw: Draw) -> Example:
     answers |= {"count": str(len(kinds)), "first": names[kinds[0]], "last": names[kinds[-1]]}
     aims = [draw.pick(("first", "last")) if aim == "order" else aim]
     if draw.is_train and aim != "name":
-        rest = [
-            other for other in answers if other not in aims and (aim == "order" or other in ("name", "count"))
-        ]
+        rest = [other for other in answers if other not in aims and (aim == "order" or other in ("name", "count"))]
         aims += rng.sample(rest, min(len(rest), draw.num_turns() - 1))
     asked = [Asked(draw.pick(QUESTIONS[draw.language][each]), answers[each], kind=each) for each in aims]
     events = [{"kind": each.kind, "start_s": each.start_s, "end_s": each.end_s} for each in heard]

@@ -22,9 +22,7 @@ import numpy as np
 
 RATE_HZ = 16_000
 CHILD = Path(__file__).with_name("espeak_child.py")
-MISSING = (
-    "speech needs eSpeak NG on a system that can fork: install the extra `synth` (package espeakng-loader)"
-)
+MISSING = "speech needs eSpeak NG on a system that can fork: install the extra `synth` (package espeakng-loader)"
 
 ACCENTS = {
     "en": ("en-us", "en"),

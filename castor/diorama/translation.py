@@ -26,9 +26,7 @@ def translation(draw: Draw) -> Example:
     for _ in range(draw.rng.randint(1, 3) if draw.is_train else 1):
         source = draw.pick([language for language in LANGUAGES if language != draw.language])
         request, names = REQUESTS["en" if draw.rng.random() < 0.3 else source]
-        saying = draw_saying(
-            draw.rng, draw.pick(("word", "phrase", "there", "placed", "relation", "command")), unseen
-        )
+        saying = draw_saying(draw.rng, draw.pick(("word", "phrase", "there", "placed", "relation", "command")), unseen)
         is_unseen = saying.is_unseen
         question = request.format(names.split()[LANGUAGES.index(draw.language)], saying.text(source))
         asked.append(Asked(question, saying.text(draw.language), saying.kind))

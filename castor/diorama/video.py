@@ -90,9 +90,7 @@ class Footage:
         }
 
 
-def _knots(
-    thing: Thing, cells: tuple[int, int], span_s: tuple[float, float]
-) -> tuple[list[float], list[float]]:
+def _knots(thing: Thing, cells: tuple[int, int], span_s: tuple[float, float]) -> tuple[list[float], list[float]]:
     """Times and positions along a lane from one cell to another; the outer cells end at the wall."""
     ends = (thing.radius + 0.01, 0.5, 1 - thing.radius - 0.01)
     return list(span_s), [(cells[0] + 0.5) / 3, ends[cells[1]]]

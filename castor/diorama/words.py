@@ -49,9 +49,7 @@ def caption(language: str, things: Sequence[Thing]) -> str:
 
 def relation_phrase(language: str, relation: str, thing: Thing, definite: bool = True) -> str:
     """ "left of the red circle"."""
-    words = RELATION_PATTERNS[language][relation].format(
-        noun_phrase(language, thing, "the_of" if definite else "a_of")
-    )
+    words = RELATION_PATTERNS[language][relation].format(noun_phrase(language, thing, "the_of" if definite else "a_of"))
     return words.replace("von dem ", "vom ") if language == "de" else words
 
 
@@ -186,8 +184,7 @@ def _surface_forms(language: str) -> dict[str, tuple[tuple[str, str], ...]]:
         forms["place"] |= {(word, place) for word in PLACE_WORDS[language][place]}
     return {
         attribute: tuple(
-            (gap + word.lower() + gap, value)
-            for word, value in sorted(pairs, key=lambda pair: (-len(pair[0]), pair))
+            (gap + word.lower() + gap, value) for word, value in sorted(pairs, key=lambda pair: (-len(pair[0]), pair))
         )
         for attribute, pairs in forms.items()
     }

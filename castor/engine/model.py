@@ -49,7 +49,12 @@ class Model:
     """
 
     def __init__(
-        self, decoder: Decoder, renderer: Renderer, codec: ImageCodec | None, *, card: dict[str, Any] | None = None
+        self,
+        decoder: Decoder,
+        renderer: Renderer,
+        codec: ImageCodec | None,
+        *,
+        card: dict[str, Any] | None = None,
     ) -> None:
         self.decoder, self.renderer, self.codec = decoder.eval(), renderer, codec
         self.card = card or {}
@@ -94,7 +99,11 @@ class Model:
         write_atomically(folder / "tokenizer.model", self.tokenizer.model)
         if self.codec is not None:
             self.codec.save(folder)
-        about = {"space": to_dict(self.renderer.space), "renderer": to_dict(self.renderer.config), "card": self.card}
+        about = {
+            "space": to_dict(self.renderer.space),
+            "renderer": to_dict(self.renderer.config),
+            "card": self.card,
+        }
         save_json(folder / "castor.json", about)
 
     def generate(self, prompt: Prompt, **sampling: Any) -> Message:
@@ -112,9 +121,7 @@ class Model:
         config = _sampling(sampling)
         sequences = [self.renderer.encode(messages, reply=True) for messages in conversations]
         said: list[list[int]] = [[] for _ in conversations]
-        for row, token_id in generate_ids(
-            self.decoder, self.renderer, sequences, config, draw=self.codec is not None
-        ):
+        for row, token_id in generate_ids(self.decoder, self.renderer, sequences, config, draw=self.codec is not None):
             said[row].append(token_id)
         return [Message("model", _cut(self.renderer.decode(ids), config.stop)) for ids in said]
 
@@ -123,9 +130,7 @@ class Model:
         config = _sampling(sampling)
         sequence = self.renderer.encode(_messages(prompt), reply=True)
         writer = _Stream(self.renderer, config.stop)
-        for _, token_id in generate_ids(
-            self.decoder, self.renderer, [sequence], config, draw=self.codec is not None
-        ):
+        for _, token_id in generate_ids(self.decoder, self.renderer, [sequence], config, draw=self.codec is not None):
             yield from writer.take(token_id)
         yield from writer.finish()
 

@@ -59,18 +59,13 @@ def _shuffled(
     num_shuffles = min(NUM_SHUFFLES, len(order) - 1)
     shifts = rng.sample(range(1, len(order)), num_shuffles)
     scores_MS = [
-        [
-            metric.score(examples[m], examples[order[(place[m] + shift) % len(order)]].answer)
-            for shift in shifts
-        ]
+        [metric.score(examples[m], examples[order[(place[m] + shift) % len(order)]].answer) for shift in shifts]
         for m in members
     ]
     return np.asarray(scores_MS, dtype=np.float64).mean(axis=1)
 
 
-def _best_constant(
-    metric: Metric, examples: Sequence[Example], members: list[int], pool: list[int]
-) -> np.ndarray:
+def _best_constant(metric: Metric, examples: Sequence[Example], members: list[int], pool: list[int]) -> np.ndarray:
     """Scores [M] of the best fixed answer among the most frequent ones and, for error rates, silence.
 
     An answer that only one example has says nothing about that example: there the next best is given.

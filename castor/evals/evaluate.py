@@ -124,9 +124,7 @@ def slices(examples: Sequence[Example]) -> dict[str, list[int]]:
 
 def _answerer(model: Answers, task: Task) -> Answerer:
     def answer(examples: Sequence[Example]) -> Sequence[Message]:
-        return model.generate_batch(
-            [list(example.prompt) for example in examples], max_tokens=task.max_tokens
-        )
+        return model.generate_batch([list(example.prompt) for example in examples], max_tokens=task.max_tokens)
 
     return answer
 

@@ -5,9 +5,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
-Progress = Callable[
-    [str, int, int], None
-]  # (task, answers so far over all tasks, answers wanted over all tasks)
+Progress = Callable[[str, int, int], None]  # (task, answers so far over all tasks, answers wanted over all tasks)
 
 LOG_EVERY_S = 10.0
 

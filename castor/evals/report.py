@@ -74,9 +74,7 @@ class Report:
         for row in self.rows:
             if (row.task, row.slice) == (task, slice) and (row.metric == metric if metric else row.is_main):
                 return row
-        raise ValueError(
-            f"the report has no row for task {task!r}, slice {slice!r}, metric {metric or 'main'!r}"
-        )
+        raise ValueError(f"the report has no row for task {task!r}, slice {slice!r}, metric {metric or 'main'!r}")
 
     def overall(self) -> tuple[Row, ...]:
         """The main metric of every task over all its examples."""
@@ -111,11 +109,7 @@ class Report:
         ]
         for row in self.rows:
             title = row.title if row.slice == "all" and row.is_main else ""
-            score = (
-                f"**{row.number(row.score)}**"
-                if row.is_main and row.slice == "all"
-                else row.number(row.score)
-            )
+            score = f"**{row.number(row.score)}**" if row.is_main and row.slice == "all" else row.number(row.score)
             cells = (
                 title,
                 row.slice.replace("_", " "),

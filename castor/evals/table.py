@@ -21,9 +21,7 @@ def report_table(report: Report, *, slices: bool = True) -> "Table":
     from rich.table import Table
 
     caption = "↑ higher is better · ↓ lower is better"
-    table = Table(
-        title=report.summary, caption=caption, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
+    table = Table(title=report.summary, caption=caption, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("ability", "metric"):
         table.add_column(name)
     for name in ("n", "score", "95 %", "chance"):

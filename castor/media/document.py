@@ -41,9 +41,7 @@ def decode_document(
             document.close()
 
 
-def _draw_pages(
-    document: "pypdfium2.PdfDocument", name: str, limits: Limits, scale: float
-) -> list[np.ndarray]:
+def _draw_pages(document: "pypdfium2.PdfDocument", name: str, limits: Limits, scale: float) -> list[np.ndarray]:
     num_pages = len(document)
     if num_pages == 0:
         raise MediaError(f"{name}: the PDF has no pages")

@@ -52,9 +52,7 @@ AUDIO_OF = {  # what a file is called when its sound is asked for
 }
 VIDEO_OF = {
     **{f"video/{kind}": f"video/{kind}" for kind in ("mp4", "quicktime", "3gpp", "webm", "x-matroska")},
-    **{
-        f"video/{kind}": f"video/{kind}" for kind in ("x-msvideo", "x-flv", "x-ms-wmv", "ogg", "mpeg", "mp2t")
-    },
+    **{f"video/{kind}": f"video/{kind}" for kind in ("x-msvideo", "x-flv", "x-ms-wmv", "ogg", "mpeg", "mp2t")},
     "image/gif": "video/gif",
 }
 KINDS: dict[str, dict[str, str]] = {

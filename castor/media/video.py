@@ -127,9 +127,7 @@ def _frame_times(
             ends.append(stamp + (packet.duration or 0))
             if packet.is_keyframe and libav_format in SEEKABLE_FORMATS:
                 seeks[stamp] = stamp if packet.dts is None else min(stamp, packet.dts)
-            limits.check(
-                "max_stored_frames", len(stamps), name, f"the video has over {len(stamps) - 1} frames"
-            )
+            limits.check("max_stored_frames", len(stamps), name, f"the video has over {len(stamps) - 1} frames")
         if not stamps or stream.time_base is None:
             raise MediaError(f"{name}: the video has no frames")
         time_base = float(stream.time_base)
@@ -141,9 +139,7 @@ def _frame_times(
         return starts_s, {stamp * time_base: seeks[stamp] for stamp in sorted(seeks)}, duration_s
 
 
-def _video_stream(
-    container: "av.container.InputContainer", name: str, limits: Limits
-) -> "av.video.stream.VideoStream":
+def _video_stream(container: "av.container.InputContainer", name: str, limits: Limits) -> "av.video.stream.VideoStream":
     from av.stream import Disposition
 
     streams = [each for each in container.streams.video if not each.disposition & Disposition.attached_pic]
@@ -152,9 +148,7 @@ def _video_stream(
     codec = streams[0].codec_context
     if codec is None:
         raise MediaError(f"{name}: there is no decoder for the video")
-    limits.check(
-        "max_pixels", codec.width * codec.height, name, f"frames are {codec.width} x {codec.height} px"
-    )
+    limits.check("max_pixels", codec.width * codec.height, name, f"frames are {codec.width} x {codec.height} px")
     return streams[0]
 
 
@@ -184,9 +178,7 @@ def _decode_frames(
         return np.stack(frames), np.array(times_s)
 
 
-def _shown_frames(
-    frames: "Iterator[av.VideoFrame]", wanted_s: np.ndarray, first_s: float
-) -> "Iterator[av.VideoFrame]":
+def _shown_frames(frames: "Iterator[av.VideoFrame]", wanted_s: np.ndarray, first_s: float) -> "Iterator[av.VideoFrame]":
     """Of frames in display order, those on screen at the rising times `wanted_s`, each once.
 
     Frames before `first_s` are skipped: after a seek they may refer to others that were not decoded.
@@ -238,9 +230,7 @@ def _decode_gif(data: bytes, name: str, limits: Limits, num_frames: int, fps: fl
             picture.seek(int(index))
             shown = picture if size == picture.size else picture.convert("RGBA").resize(size)
             frames.append(rgb_pixels(shown, name))
-        return Clip(
-            frames_FHWC=np.stack(frames), times_s=starts_s[wanted], samples_S=None, duration_s=duration_s
-        )
+        return Clip(frames_FHWC=np.stack(frames), times_s=starts_s[wanted], samples_S=None, duration_s=duration_s)
 
 
 def clip_of_frames(

@@ -32,7 +32,7 @@ class CodecConfig:
     encoder_blocks: tuple[int, int] = (1, 1)  # residual blocks on the (4-pixel, 8-pixel) grid
     decoder_blocks: tuple[int, int] = (1, 2)
     encoder_kernel: int = 1  # 1: a code depends on its own 8x8 pixels alone; 3: on its surroundings too
-    edge_weight: float = 0.5  # of the difference of neighbouring pixels in the loss
+    edge_weight: float = 0.2  # of the difference of neighbouring pixels in the loss
 
     def __post_init__(self) -> None:
         if min(self.fine_width, self.width) < 1:

@@ -75,13 +75,9 @@ class TextConfig:
         for kind in (SLIDING, FULL):
             heads = self.kv_heads(kind)
             if self.num_attention_heads % heads:
-                raise ValueError(
-                    f"{self.num_attention_heads} heads cannot share {heads} key heads evenly ({kind})"
-                )
+                raise ValueError(f"{self.num_attention_heads} heads cannot share {heads} key heads evenly ({kind})")
             if self.rope_parameters[kind]["rope_type"] not in ("default", "proportional"):
-                raise ValueError(
-                    f"rope_type={self.rope_parameters[kind]['rope_type']!r} is not supported ({kind})"
-                )
+                raise ValueError(f"rope_type={self.rope_parameters[kind]['rope_type']!r} is not supported ({kind})")
 
     def kv_heads(self, kind: str) -> int:
         """Key heads of a layer of this kind."""
@@ -141,9 +137,7 @@ class ModelConfig:
     @property
     def kv_shapes(self) -> list[tuple[int, int]]:
         """(key heads, head dim) of each layer, what a cache has to hold."""
-        return [
-            (self.text.kv_heads(kind), self.text.kind_head_dim(kind)) for kind in self.text.layer_types or ()
-        ]
+        return [(self.text.kv_heads(kind), self.text.kind_head_dim(kind)) for kind in self.text.layer_types or ()]
 
     def to_hf(self, dtype: str = "float32") -> dict[str, Any]:
         """The values of a `config.json` that transformers reads."""
@@ -186,10 +180,7 @@ class ModelConfig:
         if kind != "gemma4_unified":
             raise ValueError(f"model_type={kind!r} is not supported (gemma4_unified or gemma4_unified_text)")
         vision, audio = values.get("vision_config"), values.get("audio_config")
-        if (
-            vision is not None
-            and vision.get("output_proj_dims", vision["mm_embed_dim"]) != vision["mm_embed_dim"]
-        ):
+        if vision is not None and vision.get("output_proj_dims", vision["mm_embed_dim"]) != vision["mm_embed_dim"]:
             raise ValueError(f"output_proj_dims={vision['output_proj_dims']} differs from mm_embed_dim")
         if values.get("tie_word_embeddings", True) is not True:
             raise ValueError("tie_word_embeddings=False is not supported")
@@ -235,9 +226,7 @@ def _with_overrides(config: TextConfig, overrides: Mapping[str, Mapping[str, int
     stray = set(overrides) - {str(i) for i in full_layers}
     unknown = set().union(*entries) - {"head_dim", "num_key_value_heads"}
     if stray or unknown or any(entry != entries[0] for entry in entries):
-        raise ValueError(
-            f"per_layer_config={dict(overrides)!r} is supported for full layers only, all of one shape"
-        )
+        raise ValueError(f"per_layer_config={dict(overrides)!r} is supported for full layers only, all of one shape")
     heads = entries[0].get("num_key_value_heads", config.num_key_value_heads)
     if heads != config.num_key_value_heads and not config.attention_k_eq_v:
         raise ValueError(f"per_layer_config: {heads} key heads on full layers need attention_k_eq_v")

@@ -67,9 +67,7 @@ class Decoder(nn.Module):
         """Logits [B, T, V] of the token after each; with a cache, the batch continues what it holds."""
         return self.project(self.hidden(batch, cache))
 
-    def hidden(
-        self, batch: Batch, cache: KVCache | None = None, *, bidirectional: bool = False
-    ) -> torch.Tensor:
+    def hidden(self, batch: Batch, cache: KVCache | None = None, *, bidirectional: bool = False) -> torch.Tensor:
         """The stream after the final norm, [B, T, D]."""
         x_BTD, places = self.embed(batch), self.places(batch)
         if cache is None:

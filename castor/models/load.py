@@ -25,9 +25,7 @@ def load_config(folder: str | Path) -> ModelConfig:
         raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
 
-def load_model(
-    folder: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
-) -> Decoder:
+def load_model(folder: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Decoder:
     """The model saved in `folder`, in evaluation mode; `dtype` None keeps the type it was saved in.
 
     ValueError names a file that is missing or broken, and tensors that are missing, unknown or misshapen.
@@ -78,9 +76,7 @@ def weight_files(folder: str | Path) -> Iterable[Path]:
 def save_model(model: Decoder, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
     """Write `config.json` and `model.safetensors`, each atomically; `dtype` None keeps the model's type."""
     folder = Path(folder)
-    tensors = {
-        f"model.{name}": tensor.to(dtype or tensor.dtype) for name, tensor in model.state_dict().items()
-    }
+    tensors = {f"model.{name}": tensor.to(dtype or tensor.dtype) for name, tensor in model.state_dict().items()}
     kept = dtype or model.output_weight_VD.dtype
     save_tensors(folder / WEIGHTS, tensors)
     save_json(folder / CONFIG, model.config.to_hf(str(kept).removeprefix("torch.")))

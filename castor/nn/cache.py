@@ -42,9 +42,7 @@ class KVCache:
         self.max_tokens = max_tokens
         self.keys = [room(*shape) for shape in config.kv_shapes]
         self.values = [room(*shape) for shape in config.kv_shapes]
-        self.places = TokenPlaces(
-            *(torch.full((batch_size, max_tokens), fill, device=device) for fill in (-1, 0, -1))
-        )
+        self.places = TokenPlaces(*(torch.full((batch_size, max_tokens), fill, device=device) for fill in (-1, 0, -1)))
         self._start = 0
 
     @property
@@ -63,9 +61,7 @@ class KVCache:
             held[:, self._start : self.length] = added
         return TokenPlaces(*(held[:, : self.length] for held in self.places))
 
-    def append(
-        self, layer: int, key_BKTH: torch.Tensor, value_BKTH: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def append(self, layer: int, key_BKTH: torch.Tensor, value_BKTH: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Store one layer's new keys and values; give all of them, [B, K, length, H], in the new type."""
         held = (self.keys[layer], self.values[layer])
         for room, new in zip(held, (key_BKTH, value_BKTH), strict=True):

@@ -1,4 +1,4 @@
-"""Recipes: plain functions that return a full config. The docstring says command, hardware, time and what it reached."""
+"""Recipes: functions that return a full config; each docstring says command, hardware, time and what it reached."""
 
 from __future__ import annotations
 

@@ -85,7 +85,5 @@ def reconstruct(model: Model, examples: Sequence[Example]) -> list[Message]:
     for example in examples:
         pixels_HWC: np.ndarray = example.answer.images[0].pixels()
         painted_HWC = model.codec.decode(model.codec.encode(pixels_HWC))
-        repainted.append(
-            Message.model(Image.from_pixels(painted_HWC[: pixels_HWC.shape[0], : pixels_HWC.shape[1]]))
-        )
+        repainted.append(Message.model(Image.from_pixels(painted_HWC[: pixels_HWC.shape[0], : pixels_HWC.shape[1]])))
     return repainted

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from castor.checkpoint import load_json, save_json, write_atomically
 from castor.config import from_dict, to_dict
@@ -226,8 +225,8 @@ class Run:
         config = FitConfig(
             num_steps=steps,
             optim=self.config.optim,
-            warmup=0.03 if stage == "pretrain" else 0.0,
-            decay=0.15 if stage == "pretrain" else 1.0,
+            warmup=0.02,
+            decay=0.0 if stage == "pretrain" else 1.0,
             precision="bfloat16" if self.precision == "bfloat16" else "float32",
             save_every_s=self.config.save_every_s,
         )
@@ -312,10 +311,13 @@ def _texts(source: Mixture, seed: str) -> Iterator[str]:
 
 
 def _picture(source: Mixture, rng: random.Random) -> np.ndarray:
-    """A picture as it is drawn (64 px, two of three) or looked at; drawn from the mixture's own examples."""
-    names = [name for name in ("drawing", "image_question", "concepts", "text_reading") if name in source.sources]
+    """A picture from the mixture's own examples: three of four are drawings, the rest what is looked at.
+
+    Photographs are kept few: with a fifth of them, drawings lost 3 dB in the same time.
+    """
+    looked_at = [name for name in ("image_question", "concepts", "text_reading") if name in source.sources]
     while True:
-        name = names[0] if rng.random() < 0.6 else names[rng.randrange(len(names))]
+        name = "drawing" if rng.random() < 0.75 else looked_at[rng.randrange(len(looked_at))]
         example = source.sources[name].example(rng)
         for message in reversed(example.messages):
             for part in message.parts:

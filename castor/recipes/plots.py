@@ -18,7 +18,11 @@ def plot_run(folder: str | Path) -> list[Path]:
 
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     panels = figure.subplots(1, 3)
-    titles = {"text_loss": "nats a piece of text", "code_loss": "nats a picture code", "tokens_per_s": "tokens/s"}
+    titles = {
+        "text_loss": "nats a piece of text",
+        "code_loss": "nats a picture code",
+        "tokens_per_s": "tokens/s",
+    }
     for panel, (key, title) in zip(panels, titles.items(), strict=True):
         first = 0
         for stage, rows in stages.items():

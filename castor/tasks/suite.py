@@ -10,9 +10,7 @@ EXACT = Metric(name="exact match", score=scores.exact_match)
 FINAL_ANSWER = Metric(name="final answer", score=scores.final_answer)
 CHRF = Metric(name="chrF", score=scores.chrf_score)
 WORD_F1 = Metric(name="word F1", score=scores.word_f1)
-WORD_ERROR = Metric(
-    name="word error rate", score=scores.word_error, higher_is_better=False, weight=scores.unit_count
-)
+WORD_ERROR = Metric(name="word error rate", score=scores.word_error, higher_is_better=False, weight=scores.unit_count)
 CHARACTER_ERROR = Metric(
     name="character error rate",
     score=scores.character_error,
@@ -92,7 +90,6 @@ def build_tasks(*, caption_f1: scores.CaptionScorer, drawing_f1: scores.DrawingS
         for name, title, metrics, max_tokens in (*_PLAIN, *_REAL)
     ]
     tasks += [
-        Task(name=name, title=title, metrics=(drawn,), max_tokens=max_tokens)
-        for name, title, max_tokens in _DRAWN
+        Task(name=name, title=title, metrics=(drawn,), max_tokens=max_tokens) for name, title, max_tokens in _DRAWN
     ]
     return {task.name: task for task in tasks}

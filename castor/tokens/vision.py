@@ -10,9 +10,7 @@ import math
 import numpy as np
 
 
-def budget_size(
-    height_px: int, width_px: int, *, patch_size: int, pooling: int, max_tokens: int
-) -> tuple[int, int]:
+def budget_size(height_px: int, width_px: int, *, patch_size: int, pooling: int, max_tokens: int) -> tuple[int, int]:
     """Height and width in pixels, multiples of `patch_size * pooling`, filling at most `max_tokens` squares.
 
     The largest in the picture's own proportions, rounded down. ValueError for a picture too thin to fit.
@@ -23,17 +21,13 @@ def budget_size(
     height = math.floor(factor * height_px / side_px) * side_px
     width = math.floor(factor * width_px / side_px) * side_px
     if height == 0 and width == 0:
-        raise ValueError(
-            f"{height_px} x {width_px} pixels do not fit {max_tokens} squares of {side_px} pixels"
-        )
+        raise ValueError(f"{height_px} x {width_px} pixels do not fit {max_tokens} squares of {side_px} pixels")
     if height == 0:
         height, width = side_px, min(width_px // height_px, max_tokens) * side_px
     elif width == 0:
         height, width = min(height_px // width_px, max_tokens) * side_px, side_px
     if height * width > room_px:
-        raise ValueError(
-            f"{height_px} x {width_px} pixels do not fit {max_tokens} squares of {side_px} pixels"
-        )
+        raise ValueError(f"{height_px} x {width_px} pixels do not fit {max_tokens} squares of {side_px} pixels")
     return height, width
 
 
@@ -42,9 +36,7 @@ def resize_to_budget(pixels_HWC: np.ndarray, patch_size: int, pooling: int, max_
     from PIL import Image
 
     _check_pixels(pixels_HWC)
-    height, width = budget_size(
-        *pixels_HWC.shape[:2], patch_size=patch_size, pooling=pooling, max_tokens=max_tokens
-    )
+    height, width = budget_size(*pixels_HWC.shape[:2], patch_size=patch_size, pooling=pooling, max_tokens=max_tokens)
     if (height, width) == pixels_HWC.shape[:2]:
         return pixels_HWC
     return np.array(Image.fromarray(pixels_HWC).resize((width, height), resample=Image.Resampling.BICUBIC))

@@ -131,9 +131,7 @@ class _Run:
             for broken in loaded.stats.broken:
                 print(f"step {step + 1}: skipped {broken}", file=sys.stderr, flush=True)
             num_tokens += loaded.batch.num_tokens
-            autocast = torch.autocast(
-                self.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"
-            )
+            autocast = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16")
             with autocast:
                 loss_sum, loss_count, metrics = loss(loaded.batch.to(self.device))
             loss_sum.backward()
@@ -143,7 +141,12 @@ class _Run:
                 sums[name] = sums.get(name, 0.0) + float(value)
         scale = learning_rate_scale(step, config.num_steps, warmup=config.warmup, decay=config.decay)
         norm = self._update(total, max(count, 1.0), scale, step, origins)
-        row = {"loss": total / max(count, 1.0), "norm": norm, "tokens": num_tokens, "wait_s": round(wait_s, 4)}
+        row = {
+            "loss": total / max(count, 1.0),
+            "norm": norm,
+            "tokens": num_tokens,
+            "wait_s": round(wait_s, 4),
+        }
         return row | {"scale": round(scale, 6)} | _divided(sums)
 
     def _update(self, total: float, count: float, scale: float, step: int, origins: list[str]) -> float:
@@ -168,7 +171,11 @@ class _Run:
         tensors = {f"model|{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"optim|{name}": value for name, value in self.optimizer.state().items()}
         tensors["rng"] = torch.get_rng_state()
-        metadata = {"step": str(step), "num_steps": str(self.config.num_steps), "skipped": str(self.num_skipped)}
+        metadata = {
+            "step": str(step),
+            "num_steps": str(self.config.num_steps),
+            "skipped": str(self.num_skipped),
+        }
         save_tensors(self.folder / STATE_FILE, tensors, metadata)
         self.saved_s = time.monotonic()
 
