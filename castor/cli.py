@@ -162,7 +162,9 @@ def _eval_options(parser: Any) -> None:
     parser.add_argument("--limit", type=int, default=100, help="examples for each ability (default: 100)")
     parser.add_argument("--data", metavar="FOLDER", help="also score on real data in this folder")
     parser.add_argument("--seed", type=int, default=0, help="seed of the intervals and of chance (default: 0)")
-    parser.add_argument("--out", metavar="FILE", help="also write the report: .json or .md")
+    parser.add_argument("--json", metavar="FILE", help="also write the whole report as JSON")
+    parser.add_argument("--markdown", metavar="FILE", help="also write it as Markdown tables")
+    parser.add_argument("--slices", action="store_true", help="show each language and each unseen slice, too")
     parser.add_argument("--records", metavar="FILE", help="also write every answer, as JSON lines")
     _model_option(parser)
 
@@ -254,9 +256,6 @@ def run_speedrun(arguments: Any) -> None:
 
 
 def run_eval(arguments: Any) -> None:
-    out = Path(arguments.out) if arguments.out else None
-    if out is not None and out.suffix not in (".json", ".md"):
-        raise ValueError(f"--out {out}: a report is written as .json or .md")
     from rich.console import Console
 
     from castor.evals.table import report_table
@@ -266,11 +265,12 @@ def run_eval(arguments: Any) -> None:
     report = evaluate_model(
         model, limit=arguments.limit, data=arguments.data, seed=arguments.seed, records_path=arguments.records
     )
-    Console().print(report_table(report))
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(report.dumps() if out.suffix == ".json" else report.to_markdown(), encoding="utf-8")
-        print(out)
+    Console().print(report_table(report, slices=arguments.slices))
+    for path, text in ((arguments.json, report.dumps), (arguments.markdown, report.to_markdown)):
+        if path:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            Path(path).write_text(text(), encoding="utf-8")
+            print(path)
 
 
 def run_data_make(arguments: Any) -> None:

@@ -130,7 +130,6 @@ def test_several_pictures_get_numbers(tmp_path: Path) -> None:
         (["generate"], "nothing to answer"),
         (["generate", "--image", "missing.png", "what?"], "missing.png: no such file"),
         (["generate", "Draw", "--out", "x.jpg"], "must end in .png"),
-        (["eval", "--out", "report.txt"], ".json or .md"),
         (["demo", "notes.xyz"], "cannot tell"),
         (["data", "count", "missing.jsonl"], "missing.jsonl"),
         (["data", "make", "out.jsonl", "--languages", "xx"], "xx"),

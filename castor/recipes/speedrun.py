@@ -39,9 +39,10 @@ def speedrun(overrides: Sequence[str] = ()) -> Report | None:
     report = evaluate_model(model, limit=limit, data=config.data, records_path=folder / "records.jsonl")
     (folder / "report.json").write_text(report.dumps(), encoding="utf-8")
     (folder / "report.md").write_text(report.to_markdown(), encoding="utf-8")
-    Console().print(report_table(report))
+    Console().print(report_table(report, slices=False))
     for path in plot_run(folder):
         print(path)
+    print(f"every language and unseen slice: {folder / 'report.md'}")
     print(f"trained in {clock(trained_s)}, scored in {clock(time.monotonic() - start_s - trained_s)}; {hardware()}")
     print(advice(report, wanted.minutes))
     return report
