@@ -8,9 +8,14 @@ import json
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
-T = TypeVar("T")
+
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+T = TypeVar("T", bound=_Dataclass)
 
 
 def to_dict(config: Any) -> Any:
@@ -27,7 +32,7 @@ def to_dict(config: Any) -> Any:
 def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     """Build `cls` from JSON values; an unknown key or a wrong type is a ValueError that names the nearest key."""
     hints = typing.get_type_hints(cls)
-    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    names = [field.name for field in dataclasses.fields(cls)]
     for key in values:
         if key not in names:
             raise ValueError(_unknown(where + key, [where + name for name in names]))
@@ -53,7 +58,7 @@ def override(config: T, assignments: Sequence[str]) -> T:
 
 def _set(config: T, path: list[str], text: str, full: str) -> T:
     hints = typing.get_type_hints(type(config))
-    names = [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
+    names = [field.name for field in dataclasses.fields(config)]
     prefix = full[: len(full) - len(".".join(path))]
     if path[0] not in names:
         raise ValueError(_unknown(prefix + path[0], [prefix + name for name in names]))
@@ -64,7 +69,7 @@ def _set(config: T, path: list[str], text: str, full: str) -> T:
         value = _set(inner, path[1:], text, full)
     else:
         value = _parse(hints[path[0]], _read(hints[path[0]], text), full)
-    return dataclasses.replace(config, **{path[0]: value})  # type: ignore[type-var]
+    return dataclasses.replace(config, **{path[0]: value})
 
 
 def _read(hint: Any, text: str) -> Any:
@@ -101,11 +106,11 @@ def _parse(hint: Any, value: Any, where: str) -> Any:
             raise ValueError(f"{where}={value!r} is not one of {list(arguments)}")
         return value
     if dataclasses.is_dataclass(hint):
-        if isinstance(value, hint):  # type: ignore[arg-type]
+        if isinstance(value, hint):
             return value
         if not isinstance(value, Mapping):
             raise ValueError(f"{where}={value!r} should be an object with the keys of {hint.__name__}")
-        return from_dict(hint, value, where + ".")  # type: ignore[arg-type]
+        return from_dict(hint, value, where + ".")
     if origin in (tuple, list):
         if isinstance(value, str) or not isinstance(value, (list, tuple)):
             raise ValueError(f"{where}={value!r} should be a list")

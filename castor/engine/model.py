@@ -156,11 +156,11 @@ def _messages(prompt: Prompt) -> list[Message]:
     if isinstance(prompt, Message):
         return [prompt]
     items = [prompt] if isinstance(prompt, str) or not isinstance(prompt, Seq) else list(prompt)
-    if items and all(isinstance(item, Message) for item in items):
-        return items  # type: ignore[return-value]
-    if not items or any(isinstance(item, Message) for item in items):
+    messages = [item for item in items if isinstance(item, Message)]
+    parts = [item for item in items if not isinstance(item, Message)]
+    if bool(messages) == bool(parts):
         raise ValueError("a prompt is texts and parts, or messages; not both, and not nothing")
-    return [Message.user(*items)]  # type: ignore[arg-type]
+    return messages or [Message.user(*parts)]
 
 
 def _cut(parts: tuple[Part, ...], stop: tuple[str, ...]) -> tuple[Part, ...]:

@@ -203,7 +203,7 @@ _TOKEN_IDS = (
 )
 
 
-def _known(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+def _known(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key in cls.__dataclass_fields__}
 
 

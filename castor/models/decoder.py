@@ -189,9 +189,10 @@ class Decoder(nn.Module):
             elif isinstance(module, RMSNorm) and module.weight is not None:
                 module.weight.fill_(1.0)
             elif isinstance(module, Block):
-                module.layer_scalar.fill_(1.0)
+                module.get_buffer("layer_scalar").fill_(1.0)
         for module in self.modules():
             if isinstance(module, Attention):
                 for norm in (module.q_norm, module.k_norm):
+                    assert norm.weight is not None
                     norm.weight.fill_(module.head_dim**-0.25)
         return self

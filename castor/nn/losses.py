@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 IGNORE = -100
 
@@ -50,7 +50,7 @@ def cross_entropy(
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         hidden_ND: torch.Tensor,
         weight_VD: torch.Tensor,
         target_N: torch.Tensor,
@@ -64,8 +64,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             cast_ND, cast_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
             total = torch.zeros((), device=hidden_ND.device)
             correct = torch.zeros((), device=hidden_ND.device)
-            grad_ND = torch.zeros_like(cast_ND) if wants_grad else None
-            grad_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if wants_grad else None
+            grad_ND = torch.zeros_like(cast_ND if wants_grad else cast_ND[:0])
+            grad_VD = torch.zeros_like(weight_VD if wants_grad else weight_VD[:0], dtype=torch.float32)
             for start in range(0, len(target_N), chunk_size):
                 span = slice(start, start + chunk_size)
                 scale_N = None if weight_N is None else weight_N[span]
@@ -84,7 +84,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, slope: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, slope: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         grad_ND, grad_VD, hidden_type, weight_type = ctx.grads
         return (grad_ND.to(hidden_type) * slope, (grad_VD * slope).to(weight_type), *[None] * 6)
 

@@ -169,6 +169,7 @@ class Run:
     def model_config(self) -> ModelConfig:
         """The size's config with this run's vocabulary and media."""
         config, renderer, space = SIZES[self.config.size], self.config.renderer, self.space()
+        assert config.vision is not None and config.audio is not None, "every size sees and hears"
         vision = dataclasses.replace(
             config.vision, patch_size=renderer.patch_size, pooling_kernel_size=renderer.pooling
         )
