@@ -111,7 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
     _sampling_options(chat)
     train = verb("train", run_train, "run a training recipe; without a name, list them")
     train.add_argument("recipe", nargs="?", metavar="RECIPE", help="name of a recipe")
-    train.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change, such as steps=200")
+    train.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change, such as minutes=5")
     speedrun = verb("speedrun", run_speedrun, "make a small model from nothing: data, tokenizers, training, scores")
     speedrun.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change, such as minutes=5")
     _eval_options(verb("eval", run_eval, "score every ability on unseen examples, with intervals and chance"))

@@ -264,3 +264,31 @@ def test_real_speakers_sentences_and_licences_are_kept_apart():
     assert {row["style"] for row in found["concepts"].rows["train"]} == {"noto", "twemoji"}
     photos = found["photos/coco_mini"].rows
     assert not any(row["noncommercial"] for rows in photos.values() for row in rows)
+
+
+def test_own_examples_come_back_and_wrong_lines_are_numbered(tmp_path):
+    import json
+
+    from castor.content import Image, Message
+    from castor.data.lines import Lines
+    from castor.example import Example
+
+    pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    wanted = [
+        Example(messages=(Message.user(Image.from_pixels(pixels), str(i)), Message.model("yes")), task="own")
+        for i in range(3)
+    ]
+    path = tmp_path / "own.jsonl"
+    lines = [json.dumps(example.to_json()) for example in wanted]
+    path.write_text(lines[0] + "\n\n" + lines[1] + "\n" + lines[2], encoding="utf-8")
+    assert [Lines(path)[i] for i in range(3)] == wanted
+    assert Lines(path).example(random.Random(0)) in wanted
+    path.write_text(lines[0] + "\n{oops\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"own\.jsonl, line 2: not valid JSON"):
+        len(Lines(path))
+    bad = json.loads(lines[0]) | {"contents": [{"role": "user", "parts": [{"texte": "x"}]}]}
+    path.write_text("\n" + json.dumps(bad), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"line 2: .*texte"):
+        Lines(path)[0]
+    with pytest.raises(ValueError, match="no such file of examples"):
+        Lines(tmp_path / "absent.jsonl")

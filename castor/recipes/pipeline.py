@@ -21,6 +21,7 @@ import numpy as np
 from castor.checkpoint import load_json, save_json, write_atomically
 from castor.config import from_dict, to_dict
 from castor.content import Image, Text
+from castor.data.lines import Lines
 from castor.data.loader import LoadedBatch, Loader, LoaderConfig
 from castor.data.mixture import Mixture
 from castor.engine.model import Model
@@ -55,6 +56,8 @@ class RunConfig:
     seed: int = 0
     size: str = "atom"
     data: str = ""  # folder of real data; empty: the variable CASTOR_DATA, or Diorama alone
+    examples: tuple[str, ...] = ()  # files of one's own examples, one JSON object a line
+    examples_weight: float = 3.0  # of each such file, where a task of Diorama weighs about one
     device: str = "auto"
     vocab_size: int = 4096
     tokenizer_examples: int = 12_000  # sampled from the whole mixture to train the tokenizer
@@ -106,7 +109,8 @@ class Run:
         self.plan: dict[str, Any] = load_json(self.plan_path) if self.plan_path.exists() else {}
         real, told = real_sources(config.data)
         say(told)
-        self.mixture = mixture(config.seed, real)
+        own = {path: (Lines(path), config.examples_weight) for path in config.examples}
+        self.mixture = mixture(config.seed, real | own)
         self._decoder: Decoder | None = None
 
     def _keep_settings(self) -> None:

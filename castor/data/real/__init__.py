@@ -50,7 +50,7 @@ class RealData:
         if self.sources:
             return f"{len(self.sources)} real sets in {self.path}"
         if self.path is None:
-            return "no real data: give its folder with --data or in the environment variable CASTOR_DATA"
+            return "no real data: name its folder (data=FOLDER, --data FOLDER) or set the variable CASTOR_DATA"
         state = "holds none of the known sets" if self.path.is_dir() else "is no folder"
         return f"no real data: {self.path} {state}"
 
