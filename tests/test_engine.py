@@ -56,7 +56,7 @@ def test_greedy_follows_the_logits(model: Model) -> None:
     from castor.tokens.sequence import Sequence
 
     sequence = model.renderer.encode([Message.user(picture(), "x")], reply=True)
-    config = SamplingConfig(max_tokens=30)
+    config = SamplingConfig(max_tokens=30, image_temperature=0.0)
     said = [s.token_id for s in generate_ids(model.decoder, model.renderer, [sequence], config, draw=True)]
     grammar = Grammar(model.renderer.space, may_draw=True)
     for index in range(len(said)):
@@ -146,6 +146,7 @@ def test_stop_texts_end_and_are_left_out(model: Model) -> None:
     ("options", "message"),
     [
         ({"temperature": -1}, "temperature=-1"),
+        ({"image_temperature": -0.5}, "image_temperature=-0.5"),
         ({"top_p": 0}, "top_p=0"),
         ({"top_k": 0}, "top_k=0"),
         ({"max_tokens": 0}, "max_tokens=0"),

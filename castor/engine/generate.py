@@ -93,7 +93,8 @@ class _Rows:
         for index, row in enumerate(self.active):
             allowed_V = self.grammar.allowed_V(self.said[row])
             logits_V = logits_BV[index].masked_fill(~allowed_V, -torch.inf)
-            token_id = pick(logits_V, self.config, self.generators[row])
+            is_code = bool(allowed_V[self.renderer.space.first_code])
+            token_id = pick(logits_V, self.config, self.generators[row], is_code=is_code)
             if token_id == self.renderer.stop_id:
                 continue
             self.said[row].append(token_id)

@@ -11,20 +11,26 @@ from castor.tokens.space import MAX_GRID, IdSpace
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """How a reply is drawn. Temperature 0 takes the likeliest id; the other settings narrow what may be drawn."""
+    """How a reply is drawn. Temperature 0 takes the likeliest id; top_k and top_p narrow what may be drawn.
+
+    Pictures have a temperature of their own. Where an object begins is open, so at every place the single likeliest
+    code is the ground: taken greedily, a picture stays empty.
+    """
 
     max_tokens: int = 256  # a begun picture is finished even past it
     temperature: float = 0.0
     top_k: int | None = None
     top_p: float = 1.0
+    image_temperature: float = 1.0  # of picture codes: the likeliest code is nearly always blank ground
     seed: int = 0
     stop: tuple[str, ...] = ()  # texts that end the reply and are left out of it
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens={self.max_tokens} must be at least 1")
-        if not self.temperature >= 0:
-            raise ValueError(f"temperature={self.temperature} must be 0 or more")
+        for name in ("temperature", "image_temperature"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be 0 or more")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k={self.top_k} must be at least 1")
         if not 0 < self.top_p <= 1:
@@ -33,11 +39,14 @@ class SamplingConfig:
             raise ValueError("a stop text must not be empty")
 
 
-def pick(logits_V: torch.Tensor, config: SamplingConfig, generator: torch.Generator | None) -> int:
+def pick(
+    logits_V: torch.Tensor, config: SamplingConfig, generator: torch.Generator | None, *, is_code: bool = False
+) -> int:
     """One id drawn from float logits in which what may not be said is -inf."""
-    if config.temperature == 0:
+    temperature = config.image_temperature if is_code else config.temperature
+    if temperature == 0:
         return int(logits_V.argmax())
-    logits_V = logits_V.float() / config.temperature
+    logits_V = logits_V.float() / temperature
     if config.top_k is not None and config.top_k < logits_V.numel():
         threshold = logits_V.topk(config.top_k).values[-1]
         logits_V = logits_V.masked_fill(logits_V < threshold, -torch.inf)
