@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from castor.runtime import before_torch
+from castor.runtime import before_torch, use_faster_malloc
 
 if TYPE_CHECKING:
     from castor.engine.model import Model
@@ -54,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "run" not in arguments:
         build_parser().print_help()
         return 0
+    if argv is None and arguments.run in (run_train, run_speedrun):
+        use_faster_malloc()
     try:
         return arguments.run(arguments) or 0
     except KeyboardInterrupt:

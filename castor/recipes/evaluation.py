@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from castor.recipes.curriculum import WORLD_WEIGHTS
 from castor.recipes.real import real_examples
 from castor.runtime import hardware
 from castor.tasks.suite import build_tasks
+from castor.train.codec import measure_codec
 
 
 def evaluate_model(
@@ -42,6 +43,10 @@ def evaluate_model(
     examples |= real
     examples["reconstruction"] = reconstruction_examples(limit, seed)
     settings = {"limit": limit, "seed": seed, "hardware": hardware(), "diorama": "test split"}
+    settings["codec"] = codec_figures(model, examples)
+    for name, figures in settings["codec"].items():
+        used = f"{100 * figures['codes_used']:.0f} % of its codes used, perplexity {figures['perplexity']:.0f}"
+        say(f"image codec on {name}: {figures['psnr_db']:.1f} dB, {used}")
     with show_progress() as progress:
         return evaluate(
             model,
@@ -71,10 +76,26 @@ def reconstruction_examples(limit: int, seed: int) -> list[Example]:
     found: list[Example] = []
     for index in range(limit):
         source = world.example("drawing" if index % 2 == 0 else "image_question", 10_000 + index)
-        image = next(part for m in reversed(source.messages) for part in m.parts if isinstance(part, Image))
+        image = Image.from_pixels(_last_picture(source))
         messages = (Message.user(image, "Paint this again."), Message.model(image))
         found.append(Example(messages=messages, task="reconstruction"))
     return found
+
+
+def codec_figures(model: Model, examples: Mapping[str, Sequence[Example]]) -> dict[str, dict[str, float]]:
+    """PSNR and codebook use on held-out drawings, pictures to read, and real pictures where there are some."""
+    groups = {"drawings": "drawing", "pictures to read": "image_question", "pictograms": "concept_name"}
+    groups |= {"photographs": "photo_class"}
+    figures = {}
+    for name, task in groups.items():
+        pictures = [_last_picture(example) for example in examples.get(task, ())]
+        if pictures and model.codec is not None:
+            figures[name] = measure_codec(model.codec, pictures)
+    return figures
+
+
+def _last_picture(example: Example) -> np.ndarray:
+    return next(part for m in reversed(example.messages) for part in m.parts if isinstance(part, Image)).pixels()
 
 
 def reconstruct(model: Model, examples: Sequence[Example]) -> list[Message]:
