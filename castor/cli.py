@@ -1,6 +1,7 @@
 """The command line: a table of verbs, each a few lines.  Heavy imports wait until a verb runs."""
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -50,6 +51,9 @@ class _AddPart(argparse.Action):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a verb; returns the exit status: 0 done, 2 a mistake in the request, 130 interrupted."""
     before_torch()
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter shows "?" and loses no answer
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     arguments = build_parser().parse_args(in_order(list(sys.argv[1:] if argv is None else argv)))
     if "run" not in arguments:
         build_parser().print_help()
@@ -161,7 +165,7 @@ def _generate_options(parser: Any) -> None:
 
 
 def _eval_options(parser: Any) -> None:
-    parser.add_argument("--limit", type=int, default=100, help="examples for each ability (default: 100)")
+    parser.add_argument("--limit", type=_whole, default=100, help="examples for each ability (default: 100)")
     parser.add_argument("--data", metavar="FOLDER", help="also score on real data in this folder")
     parser.add_argument("--seed", type=int, default=0, help="seed of the intervals and of chance (default: 0)")
     parser.add_argument("--json", metavar="FILE", help="also write the whole report as JSON")
@@ -175,7 +179,7 @@ def _data_options(parser: Any) -> None:
     steps = parser.add_subparsers(title="steps", metavar="STEP")
     make = steps.add_parser("make", help="write examples of the small world as JSON lines")
     make.add_argument("out", metavar="FILE.jsonl")
-    make.add_argument("--count", type=int, default=100, help="examples for each task (default: 100)")
+    make.add_argument("--count", type=_whole, default=100, help="examples for each task (default: 100)")
     make.add_argument("--tasks", help="comma-separated; default: all")
     make.add_argument("--languages", help="comma-separated, such as en,zh; default: all")
     make.add_argument("--split", choices=("train", "val", "test"), default="train", help="default: train")
@@ -183,12 +187,20 @@ def _data_options(parser: Any) -> None:
     make.set_defaults(run=run_data_make)
     look = steps.add_parser("look", help="write one page that shows examples of every task")
     look.add_argument("out", nargs="?", default="castor-data.html", metavar="FILE.html")
-    look.add_argument("--count", type=int, default=3, help="examples for each task (default: 3)")
+    look.add_argument("--count", type=_whole, default=3, help="examples for each task (default: 3)")
     look.add_argument("--seed", type=int, default=0)
     look.set_defaults(run=run_data_look)
     count = steps.add_parser("count", help="count the examples, turns and media of a JSON-lines file")
     count.add_argument("file", metavar="FILE.jsonl")
     count.set_defaults(run=run_data_count)
+
+
+def _whole(text: str) -> int:
+    """A count of one or more, as argparse types are: a ValueError becomes its message."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
 
 
 def _article(kind: str) -> str:
@@ -208,6 +220,7 @@ def _load(name: str) -> "Model":
 
 
 def run_demo(arguments: Any) -> None:
+    """castor demo."""
     from castor import demo
 
     own = demo.user_inputs(arguments.files, arguments.question, arguments.draw)
@@ -216,6 +229,7 @@ def run_demo(arguments: Any) -> None:
 
 
 def run_generate(arguments: Any) -> None:
+    """castor generate: files and the name of `--out` are checked before the model is loaded."""
     if not arguments.parts:
         raise ValueError('nothing to answer; try: castor generate --image photo.png "What is this?"')
     from castor.content import Message
@@ -228,6 +242,7 @@ def run_generate(arguments: Any) -> None:
 
 
 def run_chat(arguments: Any) -> None:
+    """castor chat."""
     from castor.demo.chat import chat
 
     chat(_load(arguments.model), **_sampling(arguments))
@@ -237,27 +252,30 @@ def _sampling(arguments: Any) -> dict[str, Any]:
     return {"max_tokens": arguments.max_tokens, "temperature": arguments.temperature, "seed": arguments.seed}
 
 
-def run_train(arguments: Any) -> None:
+def run_train(arguments: Any) -> int:
+    """castor train: runs a recipe, or lists them."""
     from castor import recipes
 
     if arguments.recipe is None:
         for name, recipe in recipes.RECIPES.items():
             print(f"{name:<16} {(recipe.__doc__ or '').strip().splitlines()[0] if recipe.__doc__ else ''}")
-        return
+        return 0
     if "=" in arguments.recipe:
         raise ValueError(
             f"{arguments.recipe!r} is a setting; the recipe's name comes first: {', '.join(recipes.RECIPES)}"
         )
-    recipes.run(arguments.recipe, arguments.overrides)
+    return 0 if recipes.run(arguments.recipe, arguments.overrides) else 130
 
 
-def run_speedrun(arguments: Any) -> None:
+def run_speedrun(arguments: Any) -> int:
+    """castor speedrun."""
     from castor.recipes.speedrun import speedrun
 
-    speedrun(arguments.overrides)
+    return 130 if speedrun(arguments.overrides) is None else 0
 
 
 def run_eval(arguments: Any) -> None:
+    """castor eval: a table, and the report in the files asked for."""
     from rich.console import Console
 
     from castor.evals.table import report_table
@@ -276,6 +294,7 @@ def run_eval(arguments: Any) -> None:
 
 
 def run_data_make(arguments: Any) -> None:
+    """castor data make: examples as JSON lines."""
     from castor.diorama.draw import LANGUAGES
     from castor.diorama.world import World
 
@@ -308,6 +327,7 @@ def makeable_tasks(tasks: Sequence[str]) -> list[str]:
 
 
 def run_data_look(arguments: Any) -> None:
+    """castor data look: examples as a page."""
     from castor.diorama.gallery import write_gallery
     from castor.diorama.world import World
 
@@ -320,18 +340,21 @@ def run_data_count(arguments: Any) -> None:
     from rich.table import Table
 
     counts: dict[str, Counter[str]] = {}
-    with open(arguments.file, encoding="utf-8") as file:
+    with open(arguments.file, "rb") as file:
         for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
             try:
                 example = json.loads(line)
                 parts = [part for message in example["contents"] for part in message["parts"]]
-                task = counts.setdefault(example["task"], Counter())
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                texts = [part["text"] for part in parts if part.get("text") is not None]
+                task = counts.setdefault(str(example["task"]), Counter())
+                task["turns"] += sum(message.get("role") == "model" for message in example["contents"])
+                task["characters"] += sum(map(len, texts))
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise ValueError(f"{arguments.file}, line {number}: not an example: {error!r}") from None
             task["examples"] += 1
-            task["turns"] += sum(message["role"] == "model" for message in example["contents"])
-            task["characters"] += sum(len(part.get("text", "")) for part in parts)
-            task["media"] += sum("text" not in part for part in parts)
+            task["media"] += len(parts) - len(texts)
     table = Table(title=arguments.file, title_justify="left")
     columns = ("examples", "turns", "characters", "media")
     table.add_column("task")

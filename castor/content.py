@@ -33,6 +33,11 @@ class Text:
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):
             raise ValueError(f"Text needs a string, not {type(self.text).__name__}")
+        if not self.text.isascii():
+            try:
+                self.text.encode()
+            except UnicodeEncodeError:  # half a surrogate pair, or bytes of the command line that are not UTF-8
+                raise ValueError(f"not Unicode text: {ascii(self.text):.80}") from None
 
 
 class Media:

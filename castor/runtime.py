@@ -1,9 +1,8 @@
-"""Where and how the numbers run: device, threads, seeds. Nothing here happens at import."""
+"""Where and how the numbers run: device, threads, precision. Nothing here happens at import."""
 
 from __future__ import annotations
 
 import os
-import random
 import sys
 
 
@@ -84,16 +83,6 @@ def can_compile() -> bool:
     import shutil
 
     return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++") if name)
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch."""
-    import numpy
-    import torch
-
-    random.seed(seed)
-    numpy.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
 
 
 def hardware() -> str:

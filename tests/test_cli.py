@@ -131,6 +131,9 @@ def test_several_pictures_get_numbers(tmp_path: Path) -> None:
         (["generate", "--image", "missing.png", "what?"], "missing.png: no such file"),
         (["generate", "Draw", "--out", "x.jpg"], "must end in .png"),
         (["demo", "notes.xyz"], "cannot tell"),
+        (["demo", "--question", "What is this?"], "needs a file"),
+        (["eval", "--data", "nowhere"], "nowhere: no such folder"),
+        (["generate", "\udcff"], "not Unicode text"),
         (["data", "count", "missing.jsonl"], "missing.jsonl"),
         (["data", "make", "out.jsonl", "--languages", "xx"], "xx"),
         (["train", "steps=2"], "recipe's name comes first"),
@@ -190,3 +193,30 @@ def test_data_is_made_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert len(lines) == 6 and {line["task"] for line in lines} == {"image_count", "arithmetic"}
     assert cli.main(["data", "count", str(out)]) == 0
     assert "image_count" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['{"contents": [{"parts": ["x"]}], "task": "t"}', '{"contents": 3, "task": "t"}', "[" * 100_000, "\x89PNG"],
+)
+def test_a_line_that_is_no_example_is_named(line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.jsonl").write_text(line, encoding="latin-1")
+    assert cli.main(["data", "count", str(tmp_path / "x.jsonl")]) == 2
+    assert "x.jsonl, line 1: not an example" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_read_does_not_stay_in_the_chat(parrot: Parrot, picture: str) -> None:
+    conversation = Conversation(parrot)
+    conversation.take(f"/image {picture}")
+    listens, parrot.stream = parrot.stream, lambda *_, **__: (_ for _ in ()).throw(ValueError("not a picture"))
+    with pytest.raises(ValueError, match="not a picture"):
+        conversation.take("what is this?")
+    parrot.stream = listens
+    assert conversation.take("hello") and parrot.prompts[-1] == [Message.user("hello")]
+
+
+@pytest.mark.parametrize("argv", [["eval", "--limit", "0"], ["data", "look", "--count", "-1"]], ids=" ".join)
+def test_a_count_is_one_or_more(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(argv)
+    assert stopped.value.code == 2 and "is less than 1" in capsys.readouterr().err

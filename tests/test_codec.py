@@ -2,6 +2,7 @@
 
 import math
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -153,3 +154,15 @@ def test_one_code_stands_for_its_own_pixels():
 def test_training_wants_a_budget():
     with pytest.raises(ValueError, match="seconds or steps"):
         train_codec(TINY, blocks)
+
+
+def test_a_save_that_is_cut_short_leaves_no_codec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights come last: where they are, the config is there too, and a run may skip the stage."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("castor.models.codec.save_tensors", killed)
+    with pytest.raises(KeyboardInterrupt):
+        ImageCodec(CodecConfig()).save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["codec.json"]

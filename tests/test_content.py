@@ -240,3 +240,8 @@ def test_a_part_keeps_to_later_limits() -> None:
     small = {"parts": [{"inlineData": {"mimeType": "image/png", "data": "A" * 4000}}]}
     with pytest.raises(ValueError, match="max_bytes=100"):
         Message.from_json(small, limits=Limits(max_bytes=100))
+
+
+def test_half_a_surrogate_pair_is_no_text() -> None:
+    with pytest.raises(ValueError, match="not Unicode text"):
+        Text("a \udcff")

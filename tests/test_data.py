@@ -292,3 +292,14 @@ def test_own_examples_come_back_and_wrong_lines_are_numbered(tmp_path):
         Lines(path)[0]
     with pytest.raises(ValueError, match="no such file of examples"):
         Lines(tmp_path / "absent.jsonl")
+
+
+def test_workers_are_started_deaf_to_ctrl_c() -> None:
+    import signal
+
+    from castor.data.loader import _without_interrupts
+
+    before = signal.getsignal(signal.SIGINT)
+    with _without_interrupts():
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    assert signal.getsignal(signal.SIGINT) is before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import castor
 from castor.content import Audio, Image, Message, Text
 from castor.engine.model import Model
 from castor.engine.sample import Grammar, SamplingConfig, pick
+from castor.models.decoder import Decoder
 
 
 def picture(seed: int = 0) -> Image:
@@ -150,6 +152,9 @@ def test_stop_texts_end_and_are_left_out(model: Model) -> None:
         ({"top_p": 0}, "top_p=0"),
         ({"top_k": 0}, "top_k=0"),
         ({"max_tokens": 0}, "max_tokens=0"),
+        ({"temperature": float("inf")}, "temperature=inf must be finite"),
+        ({"seed": 2**63}, "does not fit 64 bits"),
+        ({"max_tokens": 10**9}, "more than the 2048 that this model takes"),
         ({"temprature": 1}, "did you mean 'temperature'"),
     ],
 )
@@ -176,6 +181,52 @@ def test_a_saved_model_answers_the_same(model: Model, tmp_path: Path) -> None:
     options = {"max_tokens": 16, "temperature": 1.0, "seed": 5}
     # the codec is kept in bfloat16, so pictures may differ in the last bit; words may not
     assert again.generate(PROMPTS[1], **options).text == model.generate(PROMPTS[1], **options).text
+
+
+def test_a_temperature_near_zero_takes_the_likeliest() -> None:
+    logits = torch.tensor([3.0, 3.5, -torch.inf, 1.0])
+    assert pick(logits, SamplingConfig(temperature=1e-42), torch.Generator().manual_seed(0)) == 1
+
+
+def test_a_prompt_too_long_is_refused(model: Model) -> None:
+    with pytest.raises(ValueError, match=r"\d+ tokens and an answer of up to 5 are more than the 2048"):
+        model.generate("1" * 2050, max_tokens=5)
+    with pytest.raises(ValueError, match="tokens are more than the 2048"):
+        model.logits("1" * 2050)
+
+
+def test_a_model_without_codes_speaks(model: Model) -> None:
+    """Without image codes the vocabulary may end right where codes would begin."""
+    from castor.tokens.render import Renderer
+    from castor.tokens.space import IdSpace
+
+    space = IdSpace(num_text=model.tokenizer.vocab_size - model.tokenizer.vocab_size % 64 + 64, num_codes=0)
+    assert space.vocab_size == space.first_code
+    text = dataclasses.replace(model.decoder.config.text, vocab_size=space.vocab_size)
+    decoder = Decoder(dataclasses.replace(model.decoder.config, text=text)).init_weights(0)
+    silent = Model(decoder, Renderer(model.tokenizer, space, model.renderer.config), None)
+    with torch.no_grad():  # ids that the small tokenizer does not have are never likely
+        decoder.language_model.embed_tokens.weight[model.tokenizer.vocab_size :] = 0
+    assert not silent.generate("x", max_tokens=3).images
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "message"),
+    [
+        ("castor.json", "{}", "needs the objects space and renderer"),
+        ("castor.json", "[" * 100_000, "not valid JSON"),
+        ("castor.json", '{"space": {"num_text": 500, "num_codes": 9}, "renderer": {}}', "states 500 text pieces"),
+        ("config.json", "[]", "must be a JSON object"),
+        ("tokenizer.model", "junk", "tokenizer.model: not a SentencePiece model"),
+        ("codec.json", "{}", "does not fit codec.json"),
+        ("model.safetensors", "junk", "not a complete safetensors file"),
+    ],
+)
+def test_a_broken_model_folder_names_its_file(model: Model, tmp_path: Path, name: str, body: str, message: str) -> None:
+    model.save(tmp_path)
+    (tmp_path / name).write_text(body, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        castor.load(tmp_path, device="cpu")
 
 
 def test_a_name_that_is_no_model_is_an_error(tmp_path: Path) -> None:

@@ -29,6 +29,12 @@ def test_random_bytes_round_trip(tokenizer: Tokenizer, data: bytes) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
+def test_the_space_mark_of_sentencepiece_round_trips(tokenizer: Tokenizer) -> None:
+    for text in ("\u2581", "a\u2581b", " \u2581\u2581 c"):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.encode("red circle") == tokenizer._processor.encode("red circle")
+
+
 def test_special_names_in_text_stay_text(renderer: Renderer) -> None:
     ids = renderer.tokenizer.encode("<|turn><|image|></s><0x41>")
     assert all(4 <= i < renderer.space.num_text for i in ids)
@@ -96,7 +102,7 @@ def test_video_is_time_stamped_frames_with_its_sound_between(renderer: Renderer)
     sequence = renderer.encode([Message.user(video)])
     parts = renderer.parse(sequence)[0].parts
     kinds = [type(part).__name__ for part in parts]
-    assert kinds == ["Text", "Image", "Audio"] * 4
+    assert kinds == ["Text", "Image", "Text", "Image", "Audio"] * 2
     clip = video.clip(renderer.limits, num_frames=4)
     assert [part.text for part in parts if isinstance(part, Text)] == [time_stamp(t) for t in clip.times_s]
     heard = np.concatenate([p.samples() for p in parts if isinstance(p, Audio)])

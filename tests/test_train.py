@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from castor.checkpoint import load_tensors, save_tensors
+from castor.checkpoint import load_tensors, save_tensors, write_atomically
 from castor.content import Message
 from castor.data.loader import BatchStats, LoadedBatch
 from castor.log import MetricsFile, read_metrics
 from castor.models.config import ModelConfig
 from castor.models.decoder import Decoder
+from castor.recipes.pipeline import Run, RunConfig
 from castor.tokens.batch import Batch
 from castor.tokens.pack import pack
 from castor.tokens.render import Renderer
@@ -262,3 +263,34 @@ def test_a_torn_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b.safetensors").write_bytes(data[: len(data) // 2])
     with pytest.raises(ValueError, match=r"b\.safetensors: not a complete safetensors file"):
         load_tensors(tmp_path / "b.safetensors")
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError):
+        write_atomically(tmp_path / "taken", b"x")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_a_run_that_cannot_start_binds_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such file of examples"):
+        Run(RunConfig(out=str(tmp_path / "run"), examples=("missing.jsonl",)), say=lambda _: None)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_with_its_settings_and_sources_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CASTOR_DATA", raising=False)
+    config = RunConfig(out=str(tmp_path / "run"))
+    first = Run(config, say=lambda _: None)
+    assert first.plan["sources"] == Run(config, say=lambda _: None).plan["sources"]
+    with pytest.raises(ValueError, match="begun with seed=0, not 1"):
+        Run(dataclasses.replace(config, seed=1), say=lambda _: None)
+    first.note("sources", [*first.plan["sources"], "digits/mnist"])
+    with pytest.raises(ValueError, match="'digits/mnist' is gone since this run was begun"):
+        Run(config, say=lambda _: None)
+
+
+@pytest.mark.parametrize("setting", [{"minutes": float("inf")}, {"num_rows": 0}, {"tune_steps": -1}])
+def test_a_setting_that_cannot_be_is_refused_at_once(setting: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(setting))):
+        RunConfig(**setting)

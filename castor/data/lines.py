@@ -58,7 +58,7 @@ class Lines:
     def _parse(self, number: int, line: bytes) -> dict[str, Any]:
         try:
             obj = json.loads(line)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"{self.path}, line {number}: not valid JSON ({error})") from None
         if not isinstance(obj, dict) or not isinstance(obj.get("contents"), list) or "task" not in obj:
             raise ValueError(f'{self.path}, line {number}: an example has "contents", a list, and "task", a name')

@@ -4,30 +4,25 @@ Because batch i depends on nothing but (seed, i), resuming at step k is starting
 The loader knows neither tokens nor packing; both are handed to it as callables.
 """
 
+import contextlib
 import multiprocessing
 import os
 import pickle
 import queue
 import random
 import signal
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.process import BaseProcess
-from typing import Any, Protocol
+from typing import Any
 
 from castor.data.mixture import Mixture
 from castor.example import Example
 
 MAX_BROKEN = 100  # broken examples in one batch after which skipping is no longer an answer
-
-
-class Packed(Protocol):
-    """What a packed batch must tell about itself."""
-
-    @property
-    def num_tokens(self) -> int: ...
 
 
 Render = Callable[[Example], Any]  # Example -> Sequence (has a len)
@@ -165,8 +160,9 @@ class Loader:
             for w in range(num_workers)
         ]
         try:
-            for worker in workers:
-                worker.start()
+            with _without_interrupts():
+                for worker in workers:
+                    worker.start()
             for index in range(start, self.config.num_batches):
                 w = (index - start) % num_workers
                 wait_from_s = time.perf_counter()
@@ -199,7 +195,7 @@ def _work(loader: Loader, first: int, results: Any, stop: Any) -> None:
     """Body of a worker. Batches travel as bytes: tensors in shared memory would be lost with their maker."""
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end; not inherited everywhere
     torch.set_num_threads(1)
     _yield_to_training()
     parent = multiprocessing.parent_process()
@@ -218,17 +214,33 @@ def _work(loader: Loader, first: int, results: Any, stop: Any) -> None:
                     stop.set()
         if stop.is_set() or isinstance(made, BrokenExample):
             break
-    if stop.is_set():
-        results.cancel_join_thread()
+    while not stop.wait(timeout=1.0):  # batches may still be unread; with a killed parent they always will be
+        if parent is not None and not parent.is_alive():
+            break
+    results.cancel_join_thread()
 
 
 def _yield_to_training() -> None:
     """Take only the processor time that training leaves: a worker that displaces one of two computing threads makes
     the other wait at every barrier. A worker that falls behind is waited for, and then has the machine to itself."""
-    if hasattr(os, "SCHED_IDLE"):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    else:
-        os.nice(19)
+    with contextlib.suppress(OSError):  # a sandbox may forbid it; the worker is only in the way then
+        if hasattr(os, "SCHED_IDLE"):
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        elif hasattr(os, "nice"):
+            os.nice(19)
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Generator[None]:
+    """Processes started here ignore Ctrl-C from their first moment on: one that dies importing would end the run."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _receive(results: Any, worker: BaseProcess, index: int) -> LoadedBatch:
@@ -249,16 +261,11 @@ def _receive(results: Any, worker: BaseProcess, index: int) -> LoadedBatch:
 
 
 def _end(workers: list[BaseProcess], queues: list[Any]) -> None:
-    """Ends workers within two seconds, by force if they are in the middle of a batch."""
-    deadline_s = time.monotonic() + 2
-    for worker, results in zip(workers, queues, strict=True):
-        while worker.pid is not None and worker.is_alive() and time.monotonic() < deadline_s:
-            try:
-                results.get(timeout=0.05)
-            except queue.Empty:
-                continue
-        if worker.pid is not None and worker.is_alive():
-            worker.terminate()
+    """Ends workers at once. They hold nothing that is not made again, and reading out a queue whose writer has gone
+    in the middle of a batch would wait for ever."""
+    for worker in workers:
         if worker.pid is not None:
+            worker.terminate()
             worker.join()
+    for results in queues:
         results.close()

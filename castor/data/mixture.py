@@ -16,7 +16,9 @@ Weight = float | Sequence[tuple[float, float]]  # constant, or (progress in 0..1
 class Drawable(Protocol):
     """Anything that gives training examples."""
 
-    def example(self, rng: random.Random) -> Example: ...
+    def example(self, rng: random.Random) -> Example:
+        """One example, chosen by `rng` alone."""
+        ...
 
 
 class Mixture:

@@ -54,7 +54,11 @@ class Conversation:
 
     def _ask(self, words: str) -> None:
         asked = Message.user(*self.attached, words)
-        answer = say(self.model, [*self.messages, asked], **self.sampling)
+        try:
+            answer = say(self.model, [*self.messages, asked], **self.sampling)
+        except ValueError:
+            self.attached = []  # a file that cannot be read must not spoil the next line, too
+            raise
         self.messages, self.attached = [*self.messages, asked, answer], []
 
 

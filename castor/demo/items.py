@@ -130,6 +130,8 @@ def _from_listing(listing: Mapping[str, Any], folder: Path) -> Inputs:
 
 
 def user_inputs(paths: Sequence[str | Path], question: str | None = None, draw: Sequence[str] = ()) -> Inputs:
-    """The user's own files and words to draw."""
+    """The user's own files and words to draw; ValueError for a question without a file."""
+    if question and not paths:
+        raise ValueError("a question needs a file to be asked about")
     items = tuple(item_from_file(path, question) for path in paths)
     return Inputs(items=items, drawings=tuple(Drawing(prompt=words) for words in draw))

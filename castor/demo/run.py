@@ -97,10 +97,12 @@ class Result:
 
     @property
     def num_known(self) -> int:
+        """Answers whose truth is known."""
         return sum(answer.verdict is not None for looked in self.looked for answer in looked.answers)
 
     @property
     def num_right(self) -> int:
+        """Answers that match their truth word for word."""
         return sum(answer.verdict == "right" for looked in self.looked for answer in looked.answers)
 
 

@@ -43,6 +43,7 @@ class Draw:
 
     @property
     def is_train(self) -> bool:
+        """Whether this is the training split."""
         return self.split == "train"
 
     def pick(self, options: Sequence[T]) -> T:
@@ -50,8 +51,8 @@ class Draw:
         return options[self.rng.randrange(len(options))]
 
     def num_turns(self) -> int:
-        """Question and answer turns over one picture: 3 to 6 in training (dense supervision), else one."""
-        return self.rng.randint(3, 6) if self.is_train else 1
+        """Question and answer turns over one picture: 4 to 8 in training (dense supervision), else one."""
+        return self.rng.randint(4, 8) if self.is_train else 1
 
     def wants_unseen(self) -> bool:
         """Whether this example is to be built around a combination that training never shows."""

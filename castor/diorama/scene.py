@@ -76,6 +76,7 @@ class Scene:
     relations: tuple[tuple[int, str, int], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
+        """{"ground", "things", "relations"}: the facts that a scorer needs."""
         return {
             "ground": self.ground,
             "things": [{**dataclasses.asdict(thing), "place": thing.place} for thing in self.things],

@@ -41,10 +41,12 @@ def _band(chance: Chance, num_samples: int, low_hz: float, high_hz: float) -> np
 
 
 def beep(chance: Chance) -> np.ndarray:
+    """A steady tone."""
     return _tone(chance.uniform(850, 1150), _time(chance.uniform(0.15, 0.3)))
 
 
 def bell(chance: Chance) -> np.ndarray:
+    """Partials that ring out, the high ones first."""
     t_S, base_hz = _time(chance.uniform(0.4, 0.6)), chance.uniform(520, 760)
     partials = ((1.0, 1.0, 5), (2.0, 0.6, 7), (2.76, 0.5, 9), (5.4, 0.3, 14))
     rings = [gain * _tone(base_hz * ratio, t_S) * np.exp(-decay * t_S) for ratio, gain, decay in partials]
@@ -52,30 +54,35 @@ def bell(chance: Chance) -> np.ndarray:
 
 
 def knock(chance: Chance) -> np.ndarray:
+    """Two short woody tones that die away."""
     t_S = _time(chance.uniform(0.12, 0.16))
     wood_S = _tone(chance.uniform(330, 430), t_S) + 0.5 * _tone(chance.uniform(700, 800), t_S)
     return wood_S * np.exp(-45 * t_S)
 
 
 def drum(chance: Chance) -> np.ndarray:
+    """A low tone that falls as it dies away."""
     t_S = _time(chance.uniform(0.25, 0.4))
     sweep_hz = chance.uniform(70, 95) + 90 * np.exp(-30 * t_S)
     return _tone(sweep_hz, t_S) * np.exp(-9 * t_S)
 
 
 def whistle(chance: Chance) -> np.ndarray:
+    """A high trilling tone with breath in it."""
     t_S = _time(chance.uniform(0.3, 0.5))
     pitch_hz = chance.uniform(2100, 2500) + 70 * np.sin(2 * np.pi * chance.uniform(22, 30) * t_S)
     return _tone(pitch_hz, t_S) + 0.15 * _band(chance, len(t_S), 1500, 4000)
 
 
 def siren(chance: Chance) -> np.ndarray:
+    """A tone that swings up and down."""
     t_S = _time(chance.uniform(0.6, 0.8))
     swing = np.sin(2 * np.pi * chance.uniform(1.6, 2.4) * t_S - np.pi / 2)
     return _tone(chance.uniform(650, 750) + 280 * swing, t_S) + 0.3 * _tone(1400 + 560 * swing, t_S)
 
 
 def bird(chance: Chance) -> np.ndarray:
+    """Three chirps."""
     chirps = []
     for _ in range(3):
         t_S = _time(chance.uniform(0.07, 0.1))
@@ -85,27 +92,32 @@ def bird(chance: Chance) -> np.ndarray:
 
 
 def buzz(chance: Chance) -> np.ndarray:
+    """A low tone with all its odd harmonics."""
     t_S, base_hz = _time(chance.uniform(0.35, 0.55)), chance.uniform(105, 135)
     return np.sum([_tone(base_hz * harmonic, t_S) / harmonic for harmonic in range(1, 18, 2)], axis=0)
 
 
 def clap(chance: Chance) -> np.ndarray:
+    """A short burst of noise."""
     t_S = _time(chance.uniform(0.14, 0.2))
     return _band(chance, len(t_S), 900, 3200) * np.exp(-35 * t_S)
 
 
 def rain(chance: Chance) -> np.ndarray:
+    """Steady noise with drops in it."""
     t_S = _time(chance.uniform(0.6, 0.8))
     drops_S = (chance.random(len(t_S)) < 0.01) * chance.standard_normal(len(t_S))
     return 0.5 * _band(chance, len(t_S), 500, 7500) + 0.8 * np.clip(drops_S, -1, 1)
 
 
 def click(chance: Chance) -> np.ndarray:
+    """The shortest burst of high noise."""
     t_S = _time(chance.uniform(0.03, 0.05))
     return _band(chance, len(t_S), 3000, 7500) * np.exp(-180 * t_S)
 
 
 def horn(chance: Chance) -> np.ndarray:
+    """Two tones a third apart, rich in harmonics."""
     t_S, base_hz = _time(chance.uniform(0.4, 0.6)), chance.uniform(340, 400)
     harmonics = [(ratio * n, 0.7**n) for ratio in (1, 1.26) for n in range(1, 7)]
     return np.sum([gain * _tone(base_hz * ratio, t_S) for ratio, gain in harmonics], axis=0)

@@ -39,6 +39,7 @@ class Track:
 
     @property
     def moves(self) -> bool:
+        """Whether it ever leaves its place."""
         return len(self.times_s) > 1
 
     @property
@@ -71,6 +72,7 @@ class Footage:
 
     @property
     def movers(self) -> tuple[Track, ...]:
+        """The tracks that move."""
         return tuple(track for track in self.tracks if track.moves)
 
     def frames(self) -> np.ndarray:
@@ -83,6 +85,7 @@ class Footage:
         )
 
     def to_json(self) -> dict[str, Any]:
+        """{"tracks", "events", ...}: the facts that a scorer needs."""
         return {
             "tracks": [{**dataclasses.asdict(track), "direction": track.direction} for track in self.tracks],
             "events": [dataclasses.asdict(event) for event in self.events],

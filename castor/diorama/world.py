@@ -47,6 +47,7 @@ class World:
 
     @property
     def tasks(self) -> tuple[str, ...]:
+        """The names of all tasks."""
         return tuple(all_tasks())
 
     def example(self, task: str, index: int) -> Example:

@@ -1,0 +1,1 @@
+"""A model that answers: sampling, generation, and what `castor.load` gives."""

@@ -1,7 +1,7 @@
 """Generation: prompts in, ids out one step at a time, for any number of prompts at once.
 
-Every prompt is a row of one cache; rows differ in length and end on their own. A row's result does not depend on its
-neighbours: masks keep rows apart, and each row has its own random generator. Joining a running batch comes later.
+Every prompt is a row of one cache; rows differ in length and end on their own. A row does not see its neighbours:
+masks keep rows apart, and each row has its own random generator. Joining a running batch comes later.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ class _Rows:
         self.next_position = [len(prompt) for prompt in prompts]
         self.active = list(range(len(prompts)))
         self.generators = [torch.Generator().manual_seed(config.seed) for _ in prompts]
-        self._pieces: list[str] = ["" for _ in prompts]
 
     def prefill(self, prompts: Seq[Sequence]) -> torch.Tensor:
         """Read all prompts at once; float logits [B, V] of each one's first reply id."""
         width = max(len(prompt) for prompt in prompts)
+        self.decoder.check_length(width, self.config.max_tokens)
         batch = collate([[prompt] for prompt in prompts], width).to(self.device)
         room = width + self.config.max_tokens + self.grammar.max_cells + 8
         self.cache = self.decoder.new_cache(len(prompts), room)
@@ -93,7 +93,8 @@ class _Rows:
         for index, row in enumerate(self.active):
             allowed_V = self.grammar.allowed_V(self.said[row])
             logits_V = logits_BV[index].masked_fill(~allowed_V, -torch.inf)
-            is_code = bool(allowed_V[self.renderer.space.first_code])
+            space = self.renderer.space
+            is_code = bool(allowed_V[space.first_code : space.end].any())
             token_id = pick(logits_V, self.config, self.generators[row], is_code=is_code)
             if token_id == self.renderer.stop_id:
                 continue

@@ -25,6 +25,7 @@ from castor.tokens.space import IdSpace
 from castor.tokens.text import Tokenizer
 
 Prompt = str | Part | Message | Seq[str | Part] | Seq[Message]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SHIPPED = Path(__file__).resolve().parent.parent / "weights"
 
 
@@ -33,12 +34,10 @@ def load(name: str | Path = "atom", *, device: str = "auto", precision: str = "f
 
     `precision` is the type the weights compute in: "float32" or "bfloat16". Raises ValueError naming what is missing.
     """
-    folder = Path(name)
-    if not folder.is_dir():
-        folder = SHIPPED / str(name)
-    if not (folder / "castor.json").is_file():
+    folder = next((at for at in (Path(name), SHIPPED / name) if (at / "castor.json").is_file()), None)
+    if folder is None:
         shipped = sorted(path.parent.name for path in SHIPPED.glob("*/castor.json"))
-        raise ValueError(f"{name}: neither a model folder (with castor.json) nor a shipped model {shipped}")
+        raise ValueError(f"{str(name)!r}: neither a model folder (with castor.json) nor a shipped model {shipped}")
     return Model.load(folder, device=pick_device(device), precision=precision)
 
 
@@ -73,10 +72,10 @@ class Model:
     def load(cls, folder: str | Path, *, device: str = "cpu", precision: str = "float32") -> Model:
         """The model that `save` wrote to `folder`."""
         folder = Path(folder)
+        dtype = _dtype(precision)
         about = load_json(folder / "castor.json")
-        dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-        if precision not in dtypes:
-            raise ValueError(f"precision={precision!r} is not one of {sorted(dtypes)}")
+        if not isinstance(about, dict) or not all(isinstance(about.get(key), dict) for key in ("space", "renderer")):
+            raise ValueError(f"{folder / 'castor.json'}: needs the objects space and renderer")
         codec = None
         if (folder / "codec.safetensors").is_file():
             codec = ImageCodec.load(folder).to(device).eval()
@@ -88,14 +87,20 @@ class Model:
             encode_image=codec.encode if codec else None,
             decode_image=codec.decode if codec else None,
         )
-        decoder = load_model(folder).to(device=device, dtype=dtypes[precision])
+        decoder = load_model(folder).to(device=device, dtype=dtype)
+        if renderer.tokenizer.vocab_size != space.num_text or decoder.config.text.vocab_size != space.vocab_size:
+            raise ValueError(
+                f"{folder}: castor.json states {space.num_text} text pieces and {space.vocab_size} ids, the tokenizer "
+                f"has {renderer.tokenizer.vocab_size} and the decoder {decoder.config.text.vocab_size}"
+            )
         return cls(decoder, renderer, codec, card=about.get("card", {}))
 
     def save(self, folder: str | Path, *, precision: str = "bfloat16") -> None:
         """Write everything to `folder`: Hugging Face layout, with castor.json, tokenizer and codec beside it."""
         folder = Path(folder)
+        dtype = _dtype(precision)
         folder.mkdir(parents=True, exist_ok=True)
-        save_model(self.decoder, folder, dtype=getattr(torch, precision))
+        save_model(self.decoder, folder, dtype=dtype)
         write_atomically(folder / "tokenizer.model", self.tokenizer.model)
         if self.codec is not None:
             self.codec.save(folder)
@@ -114,7 +119,7 @@ class Model:
         return self.generate_batch([_messages(prompt)], **sampling)[0]
 
     def generate_batch(self, prompts: Iterable[Prompt], **sampling: Any) -> list[Message]:
-        """Answers to many prompts at once, each the same as if it were alone."""
+        """Answers to many prompts at once, each as if it were alone, but for the rounding of larger matrix products."""
         conversations = [_messages(prompt) for prompt in prompts]
         if not conversations:
             return []
@@ -138,12 +143,19 @@ class Model:
     def logits(self, messages: Prompt) -> torch.Tensor:
         """Float logits [T, V] of a conversation: row t scores the id that follows token t."""
         sequence = self.renderer.encode(_messages(messages))
+        self.decoder.check_length(len(sequence))
         batch: Batch = collate([[sequence]], len(sequence)).to(self.device)
         return self.decoder(batch)[0].float()
 
     def embed(self, *prompts: Prompt, **options: Any) -> torch.Tensor:
         """Reserved for embedding models: this checkpoint has no embedding head, so it raises ValueError."""
         raise ValueError("this checkpoint has no embedding head; it writes, but does not embed")
+
+
+def _dtype(precision: str) -> torch.dtype:
+    if precision not in DTYPES:
+        raise ValueError(f"precision={precision!r} is not one of {sorted(DTYPES)}")
+    return DTYPES[precision]
 
 
 def _sampling(options: dict[str, Any]) -> SamplingConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -29,8 +30,10 @@ class SamplingConfig:
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens={self.max_tokens} must be at least 1")
         for name in ("temperature", "image_temperature"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be 0 or more")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)} must be finite and 0 or more")
+        if not -(2**63) <= self.seed < 2**63:
+            raise ValueError(f"seed={self.seed} does not fit 64 bits")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k={self.top_k} must be at least 1")
         if not 0 < self.top_p <= 1:
@@ -46,7 +49,7 @@ def pick(
     temperature = config.image_temperature if is_code else config.temperature
     if temperature == 0:
         return int(logits_V.argmax())
-    logits_V = logits_V.float() / temperature
+    logits_V = (logits_V.float() - logits_V.max()) / temperature  # the likeliest at 0: no temperature overflows
     if config.top_k is not None and config.top_k < logits_V.numel():
         threshold = logits_V.topk(config.top_k).values[-1]
         logits_V = logits_V.masked_fill(logits_V < threshold, -torch.inf)

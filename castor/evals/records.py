@@ -22,6 +22,7 @@ def record(example: Example, answer: Message, scores: Mapping[str, float]) -> di
 
 
 def record_line(example: Example, answer: Message, scores: Mapping[str, float]) -> str:
+    """A record as a line of JSON, its end included."""
     return json.dumps(record(example, answer, scores), ensure_ascii=False) + "\n"
 
 

@@ -42,10 +42,12 @@ class Row:
 
     @property
     def direction(self) -> str:
+        """In words, which way is better."""
         return "higher is better" if self.higher_is_better else "lower is better"
 
     @property
     def arrow(self) -> str:
+        """As a sign, which way is better."""
         return "↑" if self.higher_is_better else "↓"
 
     def number(self, value: float | None) -> str:
@@ -58,6 +60,7 @@ class Row:
 
     @property
     def interval(self) -> str:
+        """The 95 % interval as this row's metric prints it: "81.0 – 87.1"."""
         scale = 100 if self.is_fraction else 1
         return f"{scale * self.low:.1f} – {scale * self.high:.1f}"
 
@@ -82,6 +85,7 @@ class Report:
 
     @property
     def summary(self) -> str:
+        """One line: how many abilities are above chance."""
         overall = self.overall()
         above = sum(row.verdict == "above chance" for row in overall)
         return f"{above} of {len(overall)} abilities are above chance"
@@ -99,6 +103,7 @@ class Report:
         return cls(rows=tuple(Row(**row) for row in rows), settings=dict(obj["settings"]))
 
     def dumps(self) -> str:
+        """The report as JSON text."""
         return json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n"
 
     def to_markdown(self) -> str:

@@ -44,6 +44,7 @@ class CodecConfig:
 
     @property
     def num_codes(self) -> int:
+        """Size of the code book."""
         return int(np.prod(self.levels))
 
     @property
@@ -110,6 +111,7 @@ class ImageCodec(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return next(self.parameters()).device
 
     def forward(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -166,8 +168,8 @@ class ImageCodec(nn.Module):
         """Writes `codec.safetensors` (in `dtype`) and `codec.json` into `folder`."""
         folder = Path(folder)
         tensors = {name: value.to(dtype) for name, value in self.state_dict().items()}
-        save_tensors(folder / WEIGHTS_FILE, tensors)
         save_json(folder / CONFIG_FILE, to_dict(self.config))
+        save_tensors(folder / WEIGHTS_FILE, tensors)  # last: where the weights are, the codec is whole
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -176,5 +178,8 @@ class ImageCodec(nn.Module):
         config = from_dict(CodecConfig, load_json(folder / CONFIG_FILE))
         codec = cls(config)
         loaded = load_tensors(folder / WEIGHTS_FILE)
-        codec.load_state_dict({name: value.float() for name, value in loaded.items()})
+        try:
+            codec.load_state_dict({name: value.float() for name, value in loaded.items()})
+        except RuntimeError as error:
+            raise ValueError(f"{folder / WEIGHTS_FILE}: does not fit {CONFIG_FILE} ({str(error):.200})") from None
         return codec.eval()

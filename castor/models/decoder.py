@@ -160,6 +160,13 @@ class Decoder(nn.Module):
         self._uncached = torch.compile(self._run_uncached, dynamic=False, fullgraph=True)
         return self
 
+    def check_length(self, num_tokens: int, num_more: int = 0) -> None:
+        """ValueError where a sequence and the answer to come are longer than the model is made for."""
+        most = self.config.text.max_position_embeddings
+        if num_tokens + num_more > most:
+            answer = f" and an answer of up to {num_more}" if num_more else ""
+            raise ValueError(f"{num_tokens} tokens{answer} are more than the {most} that this model takes")
+
     def new_cache(self, batch_size: int, max_tokens: int) -> KVCache:
         """An empty cache on the model's device and in its type."""
         weight = self.output_weight_VD
@@ -185,7 +192,7 @@ class Decoder(nn.Module):
             elif isinstance(module, nn.LayerNorm):
                 module.reset_parameters()
             elif isinstance(module, PatchEmbedder):
-                module.pos_embedding.normal_(0.0, self.config.text.initializer_range, generator=generator)
+                module.pos_embedding.normal_(0.0, 0.3, generator=generator)  # beside patches of size 1
             elif isinstance(module, RMSNorm) and module.weight is not None:
                 module.weight.fill_(1.0)
             elif isinstance(module, Block):

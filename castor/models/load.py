@@ -17,8 +17,11 @@ CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.
 def load_config(folder: str | Path) -> ModelConfig:
     """The config of a saved model; ValueError names the file."""
     path = Path(folder) / CONFIG
+    fields = load_json(path)
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path}: must be a JSON object")
     try:
-        return ModelConfig.from_hf(load_json(path))
+        return ModelConfig.from_hf(fields)
     except KeyError as error:
         raise ValueError(f"{path}: {error} is missing") from None
     except ValueError as error:

@@ -77,7 +77,7 @@ def _large(
 
 
 SIZES: dict[str, ModelConfig] = {
-    "atom": _small(256, 6, 4, 1024),
+    "atom": _small(192, 4, 3, 768),
     "micro": _small(512, 12, 8, 2048),
     "nano-1": _large(1536, 30, 8, 1, 8192),
     "nano-2": _large(2304, 30, 8, 4, 10496),
@@ -87,7 +87,7 @@ SIZES: dict[str, ModelConfig] = {
 
 # Parameters of each size. Published `pro` weights count 48 more: the fixed scale of each layer.
 PARAMETERS: dict[str, int] = {
-    "atom": 7_415_552,
+    "atom": 3_434_624,
     "micro": 48_396_288,
     "nano-1": 1_796_534_272,
     "nano-2": 3_262_786_048,

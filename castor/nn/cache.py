@@ -47,6 +47,7 @@ class KVCache:
 
     @property
     def batch_size(self) -> int:
+        """Rows."""
         return self.places.doc_BT.shape[0]
 
     def extend(self, new: TokenPlaces) -> TokenPlaces:

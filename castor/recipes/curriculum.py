@@ -20,7 +20,7 @@ from castor.example import Example
 
 # examples of each Diorama task; (progress, weight) points where the share changes over a run
 WORLD_WEIGHTS: dict[str, Weight] = {
-    "caption": [(0.0, 1.6), (1.0, 1.0)],
+    "caption": [(0.0, 3.0), (1.0, 1.5)],
     "dialogue": [(0.0, 1.5), (1.0, 0.8)],
     "image_question": [(0.0, 1.2), (1.0, 1.8)],
     "image_count": [(0.0, 0.8), (1.0, 1.2)],

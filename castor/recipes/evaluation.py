@@ -37,10 +37,9 @@ def evaluate_model(
 
     `data` is a folder of real data; None takes the variable CASTOR_DATA, and does without where it is unset.
     """
-    examples = world_examples(limit, seed, say)
-    real, told = real_examples(data or "", limit)
+    real, told = real_examples(data or "", limit)  # first, as it may be refused
     say(told)
-    examples |= real
+    examples = world_examples(limit, seed, say) | real
     examples["reconstruction"] = reconstruction_examples(limit, seed)
     settings = {"limit": limit, "seed": seed, "hardware": hardware(), "diorama": "test split"}
     settings["codec"] = codec_figures(model, examples)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from castor.checkpoint import load_json, save_json, write_atomically
-from castor.config import from_dict, to_dict
+from castor.checkpoint import load_json, load_tensors, save_json, write_atomically
+from castor.config import to_dict
 from castor.content import Image, Text
 from castor.data.lines import Lines
 from castor.data.loader import LoadedBatch, Loader, LoaderConfig
@@ -65,8 +66,8 @@ class RunConfig:
     pretrain_steps: int = 0
     tune_steps: int = 0
     code_weight: float = 0.5  # of a picture code in the loss, against 1 for a piece of text
-    num_rows: int = 8
-    row_tokens: int = 544  # the longest video with its sound fits
+    num_rows: int = 12
+    row_tokens: int = 384  # the longest video with its sound fits
     num_workers: int = 1
     compile: bool = True
     save_every_s: float = 120.0
@@ -77,8 +78,14 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.size not in SIZES:
             raise ValueError(f"size={self.size!r} is not one of {list(SIZES)}")
-        if self.minutes <= 0:
-            raise ValueError(f"minutes={self.minutes} must be positive")
+        if not 0 < self.minutes < math.inf:
+            raise ValueError(f"minutes={self.minutes} must be positive and finite")
+        for name in ("tokenizer_examples", "num_rows", "row_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("codec_steps", "pretrain_steps", "tune_steps", "num_workers"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
 
 
 def run_pipeline(config: RunConfig, say: Callable[[str], None] = print) -> Model | None:
@@ -103,14 +110,15 @@ class Run:
         self.device = pick_device(config.device)
         self.precision = best_precision(self.device)
         prepare_cpu()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._keep_settings()
-        self.plan_path = self.folder / "plan.json"
-        self.plan: dict[str, Any] = load_json(self.plan_path) if self.plan_path.exists() else {}
         real, told = real_sources(config.data)
         say(told)
         own = {path: (Lines(path), config.examples_weight) for path in config.examples}
         self.mixture = mixture(config.seed, real | own)
+        self.folder.mkdir(parents=True, exist_ok=True)  # from here on the folder is bound to these settings
+        self._keep_settings()
+        self.plan_path = self.folder / "plan.json"
+        self.plan: dict[str, Any] = load_json(self.plan_path) if self.plan_path.exists() else {}
+        self._keep_sources()
         self._decoder: Decoder | None = None
 
     def _keep_settings(self) -> None:
@@ -125,6 +133,17 @@ class Run:
                     f"{now[changed[0]]!r}; give the same settings to go on, or another out= folder"
                 )
         save_json(path, now)
+
+    def _keep_sources(self) -> None:
+        """Note what the run learns from, or hold it to that: data or a synthesiser may have come or gone."""
+        now = sorted(self.mixture.sources)
+        before = self.plan.get("sources") or self.note("sources", now)
+        if changed := sorted(set(before) ^ set(now)):
+            state = "is gone" if changed[0] in before else "is new"
+            raise ValueError(
+                f"{self.plan_path}: the source {changed[0]!r} {state} since this run was begun; "
+                "restore what was there (CASTOR_DATA, the speech synthesiser), or give another out= folder"
+            )
 
     def note(self, key: str, value: Any) -> Any:
         """Keep a measured value for good."""
@@ -242,7 +261,7 @@ class Run:
         result = fit(decoder, loss, loader.batches, config, folder, title=stage, peak_flops=peak)
         if result.finished:
             save_json(done_path, dataclasses.asdict(result))
-        return result.finished
+        return result.finished and not result.interrupted
 
     def _steps_that_fit(self, stage: str, decoder: Decoder, loss: Callable[..., Any]) -> int:
         """Measured once, from a trial of the real loop; both stages share the figure."""
@@ -254,8 +273,6 @@ class Run:
         return max(10, round(60 * self.config.minutes * SHARES[stage] / self.plan["step_s"]))
 
     def _take(self, decoder: Decoder, folder: Path) -> None:
-        from castor.checkpoint import load_tensors
-
         tensors = load_tensors(folder / "state.safetensors")
         decoder.load_state_dict(
             {name.partition("|")[2]: value for name, value in tensors.items() if name.startswith("model|")}
@@ -265,10 +282,11 @@ class Run:
         """The run's model as it stands, ready to answer."""
         codec = ImageCodec.load(self.folder).to(self.device)
         renderer = make_renderer(self.folder, self.config.renderer, codec)
+        own = {path: Path(path).name for path in self.config.examples}  # no paths of this machine
         card = {
-            "recipe": to_dict(self.config) | {"out": "", "data": ""},
-            "plan": self.plan,
-            "sources": sorted(self.mixture.sources),
+            "recipe": to_dict(self.config) | {"out": "", "data": "", "examples": list(own.values())},
+            "plan": {key: value for key, value in self.plan.items() if key != "sources"},
+            "sources": sorted(own.get(name, name) for name in self.mixture.sources),
         }
         return Model(self.decoder(), renderer, codec, card=card)
 
@@ -305,6 +323,7 @@ class SpannedMixture(Mixture):
         self.start, self.end = start, end
 
     def shares(self, progress: float) -> dict[str, float]:
+        """Probability of each source at `progress` in 0..1 of the stage."""
         return super().shares(self.start + progress * (self.end - self.start))
 
 
@@ -328,8 +347,3 @@ def _picture(source: Mixture, rng: random.Random) -> np.ndarray:
             for part in message.parts:
                 if isinstance(part, Image):
                     return part.pixels()
-
-
-def read_config(folder: str | Path) -> RunConfig:
-    """The settings a run was begun with."""
-    return from_dict(RunConfig, load_json(Path(folder) / "config.json"))

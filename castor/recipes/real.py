@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from castor.data.mixture import Drawable, Weight
 from castor.data.real import RealData
@@ -46,7 +47,9 @@ SCORED = (
 
 
 def real_data(path: str = "") -> RealData:
-    """The sets under `path`, or under the folder in CASTOR_DATA; empty where neither is given."""
+    """The sets under `path`, which must be a folder, or under the one in CASTOR_DATA; empty where neither is given."""
+    if path and not Path(path).is_dir():
+        raise ValueError(f"{path}: no such folder of real data")
     return RealData(path or os.environ.get(DATA_VARIABLE) or None)
 
 

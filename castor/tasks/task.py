@@ -33,6 +33,7 @@ class Metric:
     weight: Callable[[Example], float] = _one
 
     def is_better(self, left: float, right: float) -> bool:
+        """Whether score `left` beats score `right`."""
         return left > right if self.higher_is_better else left < right
 
 
@@ -47,10 +48,12 @@ class Task:
 
     @property
     def metric(self) -> str:
+        """The name of the main metric, which is the first."""
         return self.metrics[0].name
 
     @property
     def higher_is_better(self) -> bool:
+        """Whether more of the main metric is better."""
         return self.metrics[0].higher_is_better
 
     def score(self, example: Example, answer: Message) -> float:

@@ -1,0 +1,1 @@
+"""From messages to ids and features, and from ids back to messages."""

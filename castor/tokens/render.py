@@ -6,7 +6,7 @@ One turn is `<|turn>` role parts `<turn|>`. What a part becomes:
     Image (read)         <|image> patches <image|>
     Image (said)         <|draw> rows columns codes <draw|>
     Audio                <|audio> frames <audio|>
-    Video                for each frame: "mm:ss" <|image> patches <image|>, then the sound up to the next frame
+    Video                for each frame: "mm:ss" <|image> patches <image|>; after every few of them, their sound
     Document             each page like an Image that is read
 
 A picture that a user gives is read as patches; one in a model turn is said, so it is coded by the image codec.
@@ -39,10 +39,11 @@ class RenderConfig:
     patch_size: int = 16  # pixels
     pooling: int = 1  # patches merged per side; a merged patch is one token
     image_tokens: int = 64  # budget per image
-    frame_tokens: int = 16  # budget per video frame
+    frame_tokens: int = 9  # budget per video frame
     page_tokens: int = 128  # budget per document page
     num_frames: int = 16  # per video, equally spaced
     fps: float | None = None  # frames per second instead of `num_frames`
+    sound_every: int = 4  # frames of a video between two stretches of its sound
     audio: Literal["raw", "log_mel"] = "log_mel"
     num_mels: int = 80
     frames_per_token: int = 4  # 10 ms log-mel frames in one token
@@ -140,7 +141,8 @@ class Renderer:
         for index, (pixels, time_s) in enumerate(zip(clip.frames_FHWC, clip.times_s, strict=True)):
             writer.ids(self.tokenizer.encode(time_stamp(time_s)))
             writer.image(pixels, self.config.frame_tokens, "<|video|>")
-            if sound_SF is not None:
+            last = index + 1 == len(clip.times_s)
+            if sound_SF is not None and (last or (index + 1) % self.config.sound_every == 0):
                 writer.frames(sound_SF[self._sound_span(clip, index)])
 
     def sound_frames(self, samples_S: np.ndarray) -> np.ndarray:
@@ -150,9 +152,10 @@ class Renderer:
         return log_mel_frames(samples_S, self.config.num_mels, self.config.frames_per_token)
 
     def _sound_span(self, clip: Clip, index: int) -> slice:
-        """The sound tokens from frame `index` to the next one; the first also takes what comes before it."""
+        """The sound tokens of the stretch of frames that ends with frame `index`, up to where the next frame begins."""
         token_s = self.config.token_samples / RATE_HZ
-        start = 0 if index == 0 else round(float(clip.times_s[index]) / token_s)
+        first = index // self.config.sound_every * self.config.sound_every
+        start = 0 if first == 0 else round(float(clip.times_s[first]) / token_s)
         last = index + 1 == len(clip.times_s)
         return slice(start, None if last else round(float(clip.times_s[index + 1]) / token_s))
 

@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+SPACE_MARK = "\u2581"  # what SentencePiece writes for a space inside its pieces
 PAD_ID, EOS_ID, BOS_ID, UNK_ID = 0, 1, 2, 3
 
 
@@ -22,6 +23,7 @@ class Tokenizer:
         except RuntimeError as error:
             raise ValueError(f"not a SentencePiece model ({error})") from None
         self.vocab_size: int = self._processor.vocab_size()
+        self._mark_ids = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()]
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
@@ -30,11 +32,18 @@ class Tokenizer:
         path = path / "tokenizer.model" if path.is_dir() else path
         if not path.is_file():
             raise ValueError(f"{path}: no tokenizer there")
-        return cls(path.read_bytes())
+        try:
+            return cls(path.read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`; never a special id, whatever the text spells."""
-        return self._processor.encode(text)
+        first, *rest = text.split(SPACE_MARK)  # spelt in bytes, as its piece would come back as a space
+        ids: list[int] = self._processor.encode(first)
+        for piece in rest:
+            ids += self._mark_ids + self._processor.encode(piece)
+        return ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; bytes that do not form UTF-8 become U+FFFD."""

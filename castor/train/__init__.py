@@ -1,0 +1,1 @@
+"""How weights are learned: the one loop, its optimizers and its objective."""

@@ -55,6 +55,7 @@ class FitResult:
     loss: float
     tokens_per_s: float
     num_skipped: int
+    interrupted: bool = False  # by Ctrl-C, be it in the last step
 
 
 def fit(
@@ -104,6 +105,7 @@ def fit(
         loss=meter.loss,
         tokens_per_s=meter.tokens_per_s,
         num_skipped=run.num_skipped,
+        interrupted=interrupt.asked,
     )
 
 
@@ -182,6 +184,8 @@ class _Run:
     def resume(self) -> int:
         """Take up the saved state, if any; gives the step to go on from."""
         path = self.folder / STATE_FILE
+        for torn in self.folder.glob(f".{STATE_FILE}.*.tmp"):  # what a kill in the middle of saving left
+            torn.unlink()
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             return 0

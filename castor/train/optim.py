@@ -94,8 +94,8 @@ class Optimizer:
 
 
 def _is_hidden(name: str, parameter: torch.Tensor) -> bool:
-    """Whether a parameter is a matrix between hidden states (not an embedding table or an input projection)."""
-    return parameter.ndim == 2 and ".layers." in f".{name}"
+    """Whether a parameter is a matrix that maps vectors to vectors; a table that is looked up is not."""
+    return parameter.ndim == 2 and not name.endswith("embed_tokens.weight")
 
 
 def count_parameters(parameters: Iterable[torch.Tensor]) -> int:
