@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def pick_device(name: str = "auto") -> str:
@@ -63,6 +65,19 @@ def prepare_cpu(num_threads: int | None = None) -> None:
             mmap_threshold, trim_threshold = -3, -1
             mallopt(mmap_threshold, 1 << 30)
             mallopt(trim_threshold, (1 << 31) - 1)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Inside, torch computes with `count` threads."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def best_precision(device: str) -> str:

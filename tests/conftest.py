@@ -57,7 +57,7 @@ def renderer(tokenizer: Tokenizer, codec: ImageCodec) -> Renderer:
     """A renderer with small budgets and raw sound, so that what it wrote can be read back."""
     space = IdSpace(num_text=tokenizer.vocab_size, num_codes=codec.config.num_codes)
     config = RenderConfig(
-        patch_size=8, pooling=1, image_tokens=16, frame_tokens=4, page_tokens=16, num_frames=4, sound_every=2, audio="raw"
+        patch_size=8, image_tokens=16, frame_tokens=4, page_tokens=16, num_frames=4, sound_every=2, audio="raw"
     )
     return Renderer(tokenizer, space, config, encode_image=codec.encode, decode_image=codec.decode)
 

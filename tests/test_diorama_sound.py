@@ -195,3 +195,14 @@ def test_transcripts_have_no_capitals_and_no_punctuation():
     assert transcript("有三个，红色的圆形。", "zh") == "有三个红色的圆形"
     assert transcript("तीन लाल वृत्त हैं।", "hi") == "तीन लाल वृत्त हैं"
     assert transcript("L'étoile est à gauche.", "fr") == "l'étoile est à gauche"
+
+
+@needs_speech
+def test_a_breathy_voice_says_the_same_in_two_processes():
+    text, voice = "a small blue heart", speech.Voice(name="en-us+f2", rate_wpm=160, pitch=50, range=50)
+    first, second = speech.Speaker(), speech.Speaker()
+    try:
+        assert np.array_equal(first.say(text, voice), second.say(text, voice))
+    finally:
+        first.close()
+        second.close()

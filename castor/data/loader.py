@@ -93,7 +93,7 @@ class Loader:
         name = self.mixture.pick(rng, min(1.0, index / self.config.num_batches))
         try:
             return self.mixture.sources[name].example(rng)
-        except (ValueError, OSError, KeyError) as error:
+        except (ValueError, OSError, LookupError, TypeError) as error:
             raise BrokenExample(f"source {name!r}, seed {seed!r}: {_reason(error)}") from error
 
     def sequence(self, index: int, number: int) -> tuple[str, Any]:
@@ -101,7 +101,7 @@ class Loader:
         example = self.example(index, number)
         try:
             return example.task, self.render(example)
-        except (ValueError, OSError, KeyError) as error:
+        except (ValueError, OSError, LookupError, TypeError) as error:
             known = f"task {example.task!r}, id {example.meta.get('id')!r}"
             seed = f"{self.config.seed}/{index}/{number}"
             raise BrokenExample(f"{known}, seed {seed!r}: {_reason(error)}") from error

@@ -30,6 +30,7 @@ def open_library(library_path: str, data_path: str) -> tuple[ctypes.CDLL, int]:
     rate_hz = library.espeak_Initialize(SYNCHRONOUS, 0, data_path.encode(), 0)
     if rate_hz <= 0:
         raise OSError(f"eSpeak NG did not start with data {data_path!r} (code {rate_hz})")
+    library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # else breath noise is seeded by the clock
     return library, rate_hz
 
 

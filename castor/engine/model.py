@@ -76,6 +76,10 @@ class Model:
         about = load_json(folder / "castor.json")
         if not isinstance(about, dict) or not all(isinstance(about.get(key), dict) for key in ("space", "renderer")):
             raise ValueError(f"{folder / 'castor.json'}: needs the objects space and renderer")
+        if missing := sorted(set(to_dict(RenderConfig())) - set(about["renderer"])):
+            raise ValueError(
+                f"{folder / 'castor.json'}: renderer.{missing[0]} is missing; media would be laid out anew"
+            )
         codec = None
         if (folder / "codec.safetensors").is_file():
             codec = ImageCodec.load(folder).to(device).eval()

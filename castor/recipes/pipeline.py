@@ -13,6 +13,7 @@ import functools
 import math
 import random
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from castor.models.decoder import Decoder
 from castor.models.sizes import SIZES
 from castor.recipes.curriculum import mixture
 from castor.recipes.real import real_sources
-from castor.runtime import best_precision, can_compile, pick_device, prepare_cpu
+from castor.runtime import best_precision, can_compile, pick_device, prepare_cpu, threads
 from castor.tokens.pack import pack
 from castor.tokens.render import RenderConfig, Renderer
 from castor.tokens.space import IdSpace
@@ -170,7 +171,10 @@ class Run:
         """Train the image codec on pictures of the mixture: what is drawn, and what is looked at."""
         if (self.folder / "codec.safetensors").exists():
             return
-        pictures = functools.partial(_picture, self.mixture)
+        with threads(1) if self.device == "cpu" else nullcontext():  # its layers are too small to share out
+            self._train_codec(functools.partial(_picture, self.mixture))
+
+    def _train_codec(self, pictures: Callable[[random.Random], np.ndarray]) -> None:
         steps = self.config.codec_steps or self.plan.get("codec_steps", 0)
         if not steps:
             trial_s = 8.0
