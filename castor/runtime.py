@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 
@@ -68,7 +68,7 @@ def prepare_cpu(num_threads: int | None = None) -> None:
 
 
 @contextmanager
-def threads(count: int) -> Iterator[None]:
+def threads(count: int) -> Generator[None]:
     """Inside, torch computes with `count` threads."""
     import torch
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ import pytest
 import torch
 
 import castor
+from castor.config import to_dict
 from castor.content import Audio, Image, Message, Text
 from castor.engine.model import Model
 from castor.engine.sample import Grammar, SamplingConfig, pick
 from castor.models.decoder import Decoder
+from castor.tokens.render import RenderConfig
 
 
 def picture(seed: int = 0) -> Image:
@@ -210,12 +213,16 @@ def test_a_model_without_codes_speaks(model: Model) -> None:
     assert not silent.generate("x", max_tokens=3).images
 
 
+OTHER_SPACE = json.dumps({"space": {"num_text": 500, "num_codes": 9}, "renderer": to_dict(RenderConfig())})
+
+
 @pytest.mark.parametrize(
     ("name", "body", "message"),
     [
         ("castor.json", "{}", "needs the objects space and renderer"),
         ("castor.json", "[" * 100_000, "not valid JSON"),
-        ("castor.json", '{"space": {"num_text": 500, "num_codes": 9}, "renderer": {}}', "states 500 text pieces"),
+        ("castor.json", '{"space": {"num_text": 500, "num_codes": 9}, "renderer": {}}', "renderer.audio is missing"),
+        ("castor.json", OTHER_SPACE, "states 500 text pieces"),
         ("config.json", "[]", "must be a JSON object"),
         ("tokenizer.model", "junk", "tokenizer.model: not a SentencePiece model"),
         ("codec.json", "{}", "does not fit codec.json"),
