@@ -1,0 +1,56 @@
+"""The whole path in small: nothing -> tokenizer, codec, pre-training, tuning -> a saved model that answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import castor
+from castor.recipes.pipeline import Run, RunConfig, run_pipeline
+from castor.recipes.plots import plot_run
+
+TINY = RunConfig(
+    tokenizer_examples=500,
+    vocab_size=700,
+    codec_steps=3,
+    pretrain_steps=3,
+    tune_steps=2,
+    num_rows=2,
+    num_workers=0,
+    compile=False,
+)
+
+
+@pytest.fixture(autouse=True)
+def _diorama_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CASTOR_DATA", raising=False)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(castor.load(folder / "model", device="cpu").decoder.state_dict())
+
+
+def test_from_nothing_to_a_model_and_stage_by_stage_the_same(tmp_path: Path) -> None:
+    """A run that is left after every stage, and after every step of one, ends with the weights of a whole one."""
+    said: list[str] = []
+    whole = dataclasses.replace(TINY, out=str(tmp_path / "whole"))
+    assert run_pipeline(whole, said.append) is not None
+    assert any("Diorama alone" in line for line in said), "a run without real data says so"
+    model = castor.load(tmp_path / "whole" / "model", device="cpu")
+    assert model.generate("How many red shapes are there?", max_tokens=4).role == "model"
+    parted = dataclasses.replace(TINY, out=str(tmp_path / "parted"), save_every_s=0.0)
+    Run(parted, said.append).make_tokenizer()
+    Run(parted, said.append).make_codec()
+    Run(parted, said.append).train("pretrain")
+    assert run_pipeline(parted, said.append) is not None
+    again, first = weights(tmp_path / "parted"), weights(tmp_path / "whole")
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    card = json.loads((tmp_path / "whole" / "model" / "castor.json").read_text())["card"]
+    assert card["recipe"]["pretrain_steps"] == 3 and str(tmp_path) not in json.dumps(card)
+    assert [path.name for path in plot_run(tmp_path / "whole")] == ["curves.png"]
+    with pytest.raises(ValueError, match="begun with seed=0, not 1"):
+        Run(dataclasses.replace(whole, seed=1), said.append)
