@@ -112,7 +112,7 @@ def test_a_good_part_of_the_test_split_is_held_out_and_every_item_asks_once(task
 
 def test_training_asks_several_questions_of_one_picture():
     lengths = [len(World().example("image_question", index).messages) for index in range(100)]
-    assert max(lengths) == 12 and sum(lengths) / 100 > 4
+    assert max(lengths) == 16 and sum(lengths) / 100 > 4
 
 
 def test_a_world_names_what_it_does_not_know():
