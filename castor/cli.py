@@ -36,6 +36,33 @@ Answers one prompt.  The parts of the prompt are given to the model in the order
   castor generate "Draw a small green triangle." --out triangle.png
 """
 
+_SETTINGS = """\
+Settings are key=value: minutes (of training), out (the run's folder), data (a folder of real data), examples (a file of
+your own, one JSON object a line), seed, size (atom, micro, ...), device, num_workers, optim.learning_rate, and every
+other field of castor.recipes.pipeline.RunConfig; a wrong key names the nearest one.
+
+Ctrl-C saves; the same command goes on, and ends with the weights of a run that was never stopped. The run's folder
+holds the tokenizer, the codec, metrics.jsonl, curves.png and the model to load: castor chat --model FOLDER/model"""
+
+TRAIN = f"""\
+Trains tokenizer, image codec and model, stage by stage.
+
+  castor train                                     the recipes there are
+  castor train atom minutes=30 out=runs/mine
+  castor train atom examples=mine.jsonl data=FOLDER
+
+{_SETTINGS}
+"""
+
+SPEEDRUN = f"""\
+From nothing to a trained and scored model: tokenizer, image codec, pre-training, tuning, report.
+
+  castor speedrun                                  about 15 minutes
+  castor speedrun minutes=60 out=runs/hour
+
+{_SETTINGS}
+"""
+
 MEDIA = ("image", "audio", "video", "document")
 FLAGS = ("-h", "--help")
 
@@ -115,10 +142,10 @@ def build_parser() -> argparse.ArgumentParser:
     chat = verb("chat", run_chat, "talk with the model; /help inside lists what you can show it")
     _model_option(chat)
     _sampling_options(chat)
-    train = verb("train", run_train, "run a training recipe; without a name, list them")
+    train = verb("train", run_train, "run a training recipe; without a name, list them", TRAIN)
     train.add_argument("recipe", nargs="?", metavar="RECIPE", help="name of a recipe")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change, such as minutes=5")
-    speedrun = verb("speedrun", run_speedrun, "make a small model from nothing: data, tokenizers, training, scores")
+    speedrun = verb("speedrun", run_speedrun, "make a small model from nothing, and score it", SPEEDRUN)
     speedrun.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change, such as minutes=5")
     _eval_options(verb("eval", run_eval, "score every ability on unseen examples, with intervals and chance"))
     _data_options(verb("data", lambda _: data.print_help(), "make, look at and count training data"))
