@@ -35,8 +35,8 @@ WORLD_WEIGHTS: dict[str, Weight] = {
     "translation": 2.0,
     "arithmetic": 2.2,
     "reasoning": 1.3,
-    "drawing": [(0.0, 2.6), (1.0, 2.2)],
-    "interleaved": 0.5,
+    "drawing": [(0.0, 3.0), (1.0, 4.0)],
+    "interleaved": 0.7,
 }
 
 
