@@ -14,15 +14,15 @@ from castor.tokens.space import MAX_GRID, IdSpace
 class SamplingConfig:
     """How a reply is drawn. Temperature 0 takes the likeliest id; top_k and top_p narrow what may be drawn.
 
-    Pictures have a temperature of their own. Where an object begins is open, so at every place the single likeliest
-    code is the ground: taken greedily, a picture stays empty.
+    Pictures have a temperature of their own: a model that is unsure of shape or colour paints mixtures at a high one,
+    and blank ground, the likeliest code at every single place, at none.
     """
 
     max_tokens: int = 256  # a begun picture is finished even past it
     temperature: float = 0.0
     top_k: int | None = None
     top_p: float = 1.0
-    image_temperature: float = 1.0  # of picture codes: the likeliest code is nearly always blank ground
+    image_temperature: float = 0.4  # of picture codes
     seed: int = 0
     stop: tuple[str, ...] = ()  # texts that end the reply and are left out of it
 
