@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterator
 
@@ -22,25 +23,24 @@ def seconds_per_step(
     *,
     precision: str = "bfloat16",
     num_warmup: int = 4,
-    num_measured: int = 8,
+    num_measured: int = 16,
 ) -> float:
-    """Mean seconds of a full step, its loading included, after the compiler has run. The model comes back as it was."""
+    """Median seconds of a full step, its loading included, once the compiler has run. The model comes back as it was."""
     before = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = Optimizer(model, optim)
     device = next(model.parameters()).device
     stream = batches(0)
     model.train()
-    start_s = 0.0
-    for index in range(num_warmup + num_measured):
-        if index == num_warmup:
-            start_s = time.monotonic()
+    times_s: list[float] = []
+    for _ in range(num_warmup + num_measured):
+        start_s = time.monotonic()
         loaded = next(stream)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
             total, count, _ = loss(loaded.batch.to(device))
         (total / count).backward()
         optimizer.step(0.1)
-    elapsed_s = time.monotonic() - start_s
+        times_s.append(time.monotonic() - start_s)
     if (close := getattr(stream, "close", None)) is not None:
         close()
     model.load_state_dict(before)
-    return elapsed_s / num_measured
+    return statistics.median(times_s[num_warmup:])
