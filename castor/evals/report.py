@@ -31,10 +31,14 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """ "above chance" only if the whole interval lies on the better side of chance."""
+        """ "above chance" only if the whole interval lies on the better side of chance.
+
+        A chance of nothing seen in n examples is taken as one in n: a single hit is no skill.
+        """
         if self.chance is None or self.n < MIN_EXAMPLES:
             return "too few"
-        if self.low > self.chance:
+        chance = max(self.chance, 1 / self.n) if self.is_fraction and self.higher_is_better else self.chance
+        if self.low > chance:
             return "above chance" if self.higher_is_better else "below chance"
         if self.high < self.chance:
             return "below chance" if self.higher_is_better else "above chance"
@@ -131,6 +135,6 @@ class Report:
             "Chance is the best of three answers that ignore the picture or sound, by the same score: "
             "another example's reference, the best fixed answer, and the most frequent answer to that "
             "sort of question. "
-            '"above chance" means that the whole 95 % interval is on the better side of it.'
+            '"above chance" means that the whole 95 % interval is on the better side of it, and of one in n.'
         )
         return "\n".join([*lines, "", f"{self.summary}.", "", notes, ""])

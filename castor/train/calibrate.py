@@ -25,7 +25,7 @@ def seconds_per_step(
     num_warmup: int = 4,
     num_measured: int = 16,
 ) -> float:
-    """Median seconds of a full step, its loading included, once the compiler has run. The model comes back as it was."""
+    """Median seconds of a full step, loading included, once the compiler has run. The model comes back as it was."""
     before = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = Optimizer(model, optim)
     device = next(model.parameters()).device
