@@ -294,3 +294,14 @@ def test_a_run_goes_on_with_its_settings_and_sources_only(tmp_path: Path, monkey
 def test_a_setting_that_cannot_be_is_refused_at_once(setting: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(setting))):
         RunConfig(**setting)
+
+
+def test_the_trial_of_a_step_leaves_the_model_as_it_was(renderer: Renderer, tiny_config: ModelConfig) -> None:
+    from castor.train.calibrate import seconds_per_step
+
+    model = fresh(tiny_config)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    loss = next_token(model, renderer.space.first_code)
+    step_s = seconds_per_step(model, loss, stream_of(renderer), OptimConfig(), precision="float32")
+    assert 0 < step_s < 10
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
