@@ -176,7 +176,7 @@ def test_wrong_settings_are_named():
         LoaderConfig(on_broken="ignore")
     with pytest.raises(ValueError, match="num_rows.*0"):
         LoaderConfig(num_rows=0)
-    with pytest.raises(ValueError, match=r"0\.\.7, got 8"):
+    with pytest.raises(ValueError, match=r"0\.\.7 and stride positive, got 8"):
         list(loader().batches(start=8))
 
 
@@ -297,9 +297,18 @@ def test_own_examples_come_back_and_wrong_lines_are_numbered(tmp_path):
 def test_workers_are_started_deaf_to_ctrl_c() -> None:
     import signal
 
-    from castor.data.loader import _without_interrupts
+    from castor.data.loader import without_interrupts
 
     before = signal.getsignal(signal.SIGINT)
-    with _without_interrupts():
+    with without_interrupts():
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_share_of_the_batches_is_the_same_batches(num_workers: int) -> None:
+    whole = list(loader().batches())
+    for start, stride in ((5, 1), (1, 2), (3, 3)):
+        part = list(loader(num_workers).batches(start, stride))
+        assert [loaded.index for loaded in part] == list(range(start, 7, stride))
+        assert all(np.array_equal(p.batch.ids_BT, whole[p.index].batch.ids_BT) for p in part)

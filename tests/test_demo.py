@@ -47,8 +47,8 @@ def model() -> Model:
     )
     config = ModelConfig(
         text=text,
-        vision=VisionConfig(patch_size=16, pooling_kernel_size=1, mm_embed_dim=32, mm_posemb_size=64),
-        audio=AudioConfig(audio_embed_dim=320),
+        vision=VisionConfig(patch_size=32, pooling_kernel_size=1, mm_embed_dim=32, mm_posemb_size=64),
+        audio=AudioConfig(audio_embed_dim=640),
         image_token_id=space.special("<|image|>"),
         audio_token_id=space.special("<|audio|>"),
         video_token_id=space.special("<|video|>"),
@@ -113,7 +113,7 @@ def test_what_is_shown_is_what_was_given(model: Model) -> None:
     sequence = model.renderer.encode([Message.user(Image.from_pixels(pixels), "what")], reply=True)
     seen = see(model.renderer, sequence)
     assert len(seen.pictures) == 1 and (seen.pictures[0] == pixels).all()
-    assert seen.num_media_tokens == 64 and seen.num_tokens == len(sequence)
+    assert seen.num_media_tokens == 16 and seen.num_tokens == len(sequence)
     assert seen.spectrogram_HW3 is None
 
 

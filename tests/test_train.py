@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import os
 import random
 import signal
@@ -17,11 +19,12 @@ import torch
 
 from castor.checkpoint import load_tensors, save_tensors, write_atomically
 from castor.content import Message
-from castor.data.loader import BatchStats, LoadedBatch
+from castor.data.loader import BatchStats, BrokenExample, LoadedBatch
 from castor.log import MetricsFile, read_metrics
 from castor.models.config import ModelConfig
 from castor.models.decoder import Decoder
 from castor.recipes.pipeline import Run, RunConfig
+from castor.runtime import threads
 from castor.tokens.batch import Batch
 from castor.tokens.pack import pack
 from castor.tokens.render import Renderer
@@ -29,6 +32,7 @@ from castor.train.fit import STATE_FILE, FitConfig, fit
 from castor.train.objective import next_token
 from castor.train.optim import OptimConfig, Optimizer
 from castor.train.schedule import learning_rate_scale
+from castor.train.workers import Workers
 
 
 def make_batch(renderer: Renderer, index: int, num_rows: int = 2) -> Batch:
@@ -302,6 +306,51 @@ def test_the_trial_of_a_step_leaves_the_model_as_it_was(renderer: Renderer, tiny
     model = fresh(tiny_config)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     loss = next_token(model, renderer.space.first_code)
-    step_s = seconds_per_step(model, loss, stream_of(renderer), OptimConfig(), precision="float32")
+    step_s = seconds_per_step(model, loss, stream_of(renderer), CONFIG)
     assert 0 < step_s < 10
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def build_worker(config: ModelConfig, first_code: int):
+    with torch.device("meta"):
+        model = Decoder(config)
+    return model, next_token(model, first_code)
+
+
+def numbered(renderer: Renderer, fail_at: int, start: int, stride: int = 1) -> Iterator[LoadedBatch]:
+    """`stream_of` for other processes too; batch `fail_at` cannot be made."""
+    for index in itertools.count(start, stride):
+        if index == fail_at:
+            raise BrokenExample(f"batch {index} is broken")
+        yield LoadedBatch(index, make_batch(renderer, index), BatchStats(examples={"sum": 8}))
+
+
+def test_workers_give_what_accumulation_gives(tmp_path: Path, renderer: Renderer, tiny_config: ModelConfig) -> None:
+    first_code = renderer.space.first_code
+    build = functools.partial(build_worker, tiny_config, first_code)
+    alone, together = fresh(tiny_config), fresh(tiny_config)
+    batches = functools.partial(numbered, renderer, -1)
+    config = dataclasses.replace(CONFIG, accumulate=2, num_steps=4)
+    with threads(1):
+        fit(alone, next_token(alone, first_code), batches, config, tmp_path / "alone")
+        config = dataclasses.replace(config, accumulate=1)
+        loss = next_token(together, first_code)
+        with Workers(together, build, 1) as workers:  # ended after two steps, and gone on with by the same workers
+            for stop in (2, None):
+                fit(together, loss, batches, config, tmp_path / "together", stop_after=stop, workers=workers)
+    for (name, a), b in zip(alone.state_dict().items(), together.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    rows = [read_metrics(tmp_path / run / "metrics.jsonl") for run in ("alone", "together")]
+    assert [(r["tokens"], r["loss"]) for r in rows[0]] == [(r["tokens"], r["loss"]) for r in rows[1]]
+
+
+def test_what_goes_wrong_in_a_worker_is_said(tmp_path: Path, renderer: Renderer, tiny_config: ModelConfig) -> None:
+    first_code = renderer.space.first_code
+    model = fresh(tiny_config)
+    loss = next_token(model, first_code)
+    with Workers(model, functools.partial(build_worker, tiny_config, first_code), 1) as workers:
+        with pytest.raises(BrokenExample, match="batch 3 is broken"):
+            fit(model, loss, functools.partial(numbered, renderer, 3), CONFIG, tmp_path / "a", workers=workers)
+        workers._processes[0].kill()
+        with pytest.raises(RuntimeError, match="training process 2 ended with exit code -9"):
+            fit(model, loss, functools.partial(numbered, renderer, -1), CONFIG, tmp_path / "b", workers=workers)

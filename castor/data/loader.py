@@ -138,33 +138,37 @@ class Loader:
         stats = replace(stats, num_too_long=num_too_long, broken=tuple(broken), make_s=time.perf_counter() - start_s)
         return LoadedBatch(index, batch, stats)
 
-    def batches(self, start: int = 0) -> Iterator[LoadedBatch]:
-        """Batches from number `start` on; closing the iterator ends its workers."""
-        if not 0 <= start <= self.config.num_batches:
-            raise ValueError(f"start must be in 0..{self.config.num_batches}, got {start}")
+    def batches(self, start: int = 0, stride: int = 1) -> Iterator[LoadedBatch]:
+        """Batches start, start + stride, ...; closing the iterator ends its workers."""
+        if start < 0 or stride < 1 or start >= self.config.num_batches + stride:
+            raise ValueError(
+                f"start must be in 0..{self.config.num_batches} and stride positive, got {start}, {stride}"
+            )
         if self.config.num_workers:
-            yield from self._prefetched(start)
+            yield from self._prefetched(start, stride)
             return
-        for index in range(start, self.config.num_batches):
+        for index in range(start, self.config.num_batches, stride):
             loaded = self.make(index)
             yield replace(loaded, stats=replace(loaded.stats, wait_s=loaded.stats.make_s))
 
-    def _prefetched(self, start: int) -> Iterator[LoadedBatch]:
-        """Worker w makes batches start + w, start + w + W, ...; reading them in turn keeps the order."""
+    def _prefetched(self, start: int, stride: int) -> Iterator[LoadedBatch]:
+        """The workers take the batches in turn, and are read in turn, which keeps the order."""
         context: Any = multiprocessing.get_context(self.config.start_method)
         stop = context.Event()
         num_workers = self.config.num_workers
         queues = [context.Queue(self.config.prefetch) for _ in range(num_workers)]
         workers = [
-            context.Process(target=_work, args=(self, start + w, queues[w], stop), daemon=True)
+            context.Process(
+                target=_work, args=(self, start + w * stride, num_workers * stride, queues[w], stop), daemon=True
+            )
             for w in range(num_workers)
         ]
         try:
-            with _without_interrupts():
+            with without_interrupts():
                 for worker in workers:
                     worker.start()
-            for index in range(start, self.config.num_batches):
-                w = (index - start) % num_workers
+            for turn, index in enumerate(range(start, self.config.num_batches, stride)):
+                w = turn % num_workers
                 wait_from_s = time.perf_counter()
                 loaded = _receive(queues[w], workers[w], index)
                 wait_s = time.perf_counter() - wait_from_s
@@ -191,7 +195,7 @@ def _reason(error: BaseException) -> str:
     return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
 
 
-def _work(loader: Loader, first: int, results: Any, stop: Any) -> None:
+def _work(loader: Loader, first: int, stride: int, results: Any, stop: Any) -> None:
     """Body of a worker. Batches travel as bytes: tensors in shared memory would be lost with their maker."""
     import torch
 
@@ -199,7 +203,7 @@ def _work(loader: Loader, first: int, results: Any, stop: Any) -> None:
     torch.set_num_threads(1)
     _yield_to_training()
     parent = multiprocessing.parent_process()
-    for index in range(first, loader.config.num_batches, loader.config.num_workers):
+    for index in range(first, loader.config.num_batches, stride):
         try:
             made: LoadedBatch | BrokenExample = loader.make(index)
         except BrokenExample as error:
@@ -221,17 +225,13 @@ def _work(loader: Loader, first: int, results: Any, stop: Any) -> None:
 
 
 def _yield_to_training() -> None:
-    """Take only the processor time that training leaves: a worker that displaces one of two computing threads makes
-    the other wait at every barrier. A worker that falls behind is waited for, and then has the machine to itself."""
-    with contextlib.suppress(OSError):  # a sandbox may forbid it; the worker is only in the way then
-        if hasattr(os, "SCHED_IDLE"):
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-        elif hasattr(os, "nice"):
-            os.nice(19)
+    """Give way to the processes that train, so that those that wait for each other are held up less."""
+    with contextlib.suppress(OSError, AttributeError):  # a sandbox or another system may not have it
+        os.nice(5)
 
 
 @contextlib.contextmanager
-def _without_interrupts() -> Generator[None]:
+def without_interrupts() -> Generator[None]:
     """Processes started here ignore Ctrl-C from their first moment on: one that dies importing would end the run."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -79,11 +79,11 @@ def paintable(language: str, unseen: bool) -> tuple[str, ...]:
     return tuple(word for word in vocabulary(language, unseen) if word.isascii())
 
 
-def draw_lines(rng: random.Random, language: str, unseen: bool) -> list[str]:
-    """One to three short lines of words and numbers; a held-out word among them where `unseen`."""
+def draw_lines(rng: random.Random, language: str, unseen: bool, is_train: bool = False) -> list[str]:
+    """One to three short lines of words and numbers, more of them in training; a held-out word where `unseen`."""
     seen = paintable(language, False)
     lines = []
-    for _ in range(rng.choice((1, 1, 1, 2, 2, 3))):
+    for _ in range(rng.choice((1, 2, 3, 3, 3) if is_train else (1, 1, 1, 2, 2, 3))):
         roll = rng.random()
         lines.append(str(rng.randrange(rng.choice((10, 100, 1000, 10_000)))) if roll < 0.3 else rng.choice(seen))
     if unseen:
@@ -116,7 +116,7 @@ def text_reading(draw: Draw) -> Example:
     """A picture of one to three written words or numbers, top to bottom, to read out."""
     language = draw.language if draw.language in WORDS else "en"
     unseen = draw.wants_unseen()
-    lines = draw_lines(draw.rng, language, unseen)
+    lines = draw_lines(draw.rng, language, unseen, draw.is_train)
     asked = [Asked(draw.pick(QUESTIONS[draw.language]), " ".join(lines), "read")]
     tags = ("unseen_word",) if unseen else ()
     return quiz(draw, [Image.from_pixels(paint(lines, draw.rng))], asked, meta={"lines": lines}, tags=tags)

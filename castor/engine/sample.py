@@ -47,7 +47,7 @@ def pick(
 ) -> int:
     """One id drawn from float logits in which what may not be said is -inf."""
     temperature = config.image_temperature if is_code else config.temperature
-    if temperature == 0:
+    if temperature < 1e-6:  # numbers near the smallest there are may count as zero, and must not divide
         return int(logits_V.argmax())
     logits_V = (logits_V.float() - logits_V.max()) / temperature  # the likeliest at 0: no temperature overflows
     if config.top_k is not None and config.top_k < logits_V.numel():

@@ -99,6 +99,8 @@ class VisionConfig:
     mm_embed_dim: int = 3840
     mm_posemb_size: int = 1120  # largest x or y, plus one
     rms_norm_eps: float = 1e-6
+    stem_channels: tuple[int, ...] = ()  # of convolutions that each halve the resolution; none: patches as they are
+    stem_blocks: int = 2  # residual blocks behind them
 
     @property
     def model_patch_size(self) -> int:
@@ -113,10 +115,13 @@ class VisionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AudioConfig:
-    """Audio frames of `audio_embed_dim` numbers, 40 ms each: 640 raw samples, or 320 log-mel values."""
+    """Audio frames of `audio_embed_dim` numbers: 640 raw samples of 40 ms, or log-mel values of 10 ms each."""
 
     audio_embed_dim: int = 640
     rms_norm_eps: float = 1e-6
+    stem_channels: tuple[
+        int, ...
+    ] = ()  # of convolutions that each halve the rate of log-mel frames; none: a projection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,8 +160,8 @@ class ModelConfig:
             "tie_word_embeddings": True,
         }
         values: dict[str, Any] = {
-            "architectures": ["Gemma4UnifiedForConditionalGeneration"],
-            "model_type": "gemma4_unified",
+            "architectures": ["Castor" if self.has_stems else "Gemma4UnifiedForConditionalGeneration"],
+            "model_type": _WITH_STEMS if self.has_stems else "gemma4_unified",
             "dtype": dtype,
             "tie_word_embeddings": True,
             "text_config": text,
@@ -165,11 +170,16 @@ class ModelConfig:
         }
         if self.vision is not None:
             projected = {"model_type": "gemma4_unified_vision", "output_proj_dims": self.vision.mm_embed_dim}
-            values["vision_config"] = to_dict(self.vision) | projected
+            values["vision_config"] = _without_stem(self.vision) | projected
         if self.audio is not None:
-            values["audio_config"] = to_dict(self.audio) | {"model_type": "gemma4_unified_audio"}
+            values["audio_config"] = _without_stem(self.audio) | {"model_type": "gemma4_unified_audio"}
         given = {name: getattr(self, name) for name in _TOKEN_IDS}
         return values | {name: token for name, token in given.items() if token is not None}
+
+    @property
+    def has_stems(self) -> bool:
+        """Whether media come in through convolutions, which no other program's model of this shape has."""
+        return any(medium is not None and medium.stem_channels for medium in (self.vision, self.audio))
 
     @staticmethod
     def from_hf(values: Mapping[str, Any]) -> ModelConfig:
@@ -177,7 +187,7 @@ class ModelConfig:
         kind = values.get("model_type")
         if kind == "gemma4_unified_text":
             return ModelConfig(text=_text_from_hf(values))
-        if kind != "gemma4_unified":
+        if kind not in ("gemma4_unified", _WITH_STEMS):
             raise ValueError(f"model_type={kind!r} is not supported (gemma4_unified or gemma4_unified_text)")
         vision, audio = values.get("vision_config"), values.get("audio_config")
         if vision is not None and vision.get("output_proj_dims", vision["mm_embed_dim"]) != vision["mm_embed_dim"]:
@@ -192,6 +202,7 @@ class ModelConfig:
         )
 
 
+_WITH_STEMS = "castor"  # model_type of a model whose media come in through convolutions
 _TOKEN_IDS = (
     "image_token_id",
     "audio_token_id",
@@ -201,6 +212,11 @@ _TOKEN_IDS = (
     "boa_token_id",
     "eoa_token_index",
 )
+
+
+def _without_stem(medium: VisionConfig | AudioConfig) -> dict[str, Any]:
+    """The fields of a medium's config; those of a stem only where there is one."""
+    return {key: value for key, value in to_dict(medium).items() if medium.stem_channels or "stem" not in key}
 
 
 def _known(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,9 +15,11 @@ from torch import nn
 
 from castor.models.config import FULL, SLIDING, ModelConfig, TextConfig
 from castor.models.embedders import MediaProjection, PatchEmbedder
+from castor.models.stems import ConvFrameEmbedder, ConvPatchEmbedder
 from castor.nn.attention import Attention, LayerContext, TokenPlaces, attention_mask
 from castor.nn.block import Block, FeedForward
 from castor.nn.cache import KVCache
+from castor.nn.conv import MatrixConv
 from castor.nn.norm import RMSNorm
 from castor.nn.rope import inverse_frequencies, rope_table
 from castor.tokens.batch import Batch
@@ -56,10 +58,14 @@ class Decoder(nn.Module):
         text, vision, audio = config.text, config.vision, config.audio
         self.language_model = LanguageModel(text)
         self.vision_embedder, self.embed_vision, self.embed_audio = None, None, None
-        if vision is not None:
+        if vision is not None and vision.stem_channels:
+            self.vision_embedder = ConvPatchEmbedder(vision, text.hidden_size)
+        elif vision is not None:
             self.vision_embedder = PatchEmbedder(vision.patch_dim, vision.mm_embed_dim, vision.mm_posemb_size)
             self.embed_vision = MediaProjection(vision.mm_embed_dim, text.hidden_size, vision.rms_norm_eps)
-        if audio is not None:
+        if audio is not None and audio.stem_channels:
+            self.embed_audio = ConvFrameEmbedder(audio, text.hidden_size)
+        elif audio is not None:
             self.embed_audio = MediaProjection(audio.audio_embed_dim, text.hidden_size, audio.rms_norm_eps)
         self._uncached = self._run_uncached
 
@@ -102,14 +108,18 @@ class Decoder(nn.Module):
 
     def _embed_patches(self, batch: Batch) -> torch.Tensor:
         vision = self.config.vision
-        if vision is None or self.vision_embedder is None or self.embed_vision is None:
+        if vision is None or self.vision_embedder is None:
             raise ValueError(f"{len(batch.patch_at_P)} image patches for a model without vision")
         if batch.patches_PC.shape != (len(batch.patch_at_P), vision.patch_dim):
             raise ValueError(
                 f"patches of shape {list(batch.patches_PC.shape)} for {len(batch.patch_at_P)} places; "
                 f"the model takes {vision.patch_dim} numbers a patch"
             )
-        return self.embed_vision(self.vision_embedder(batch.patches_PC, batch.patch_xy_P2))
+        patches_PC = batch.patches_PC
+        if patches_PC.dtype == torch.uint8:  # bytes travel four times as fast as numbers
+            patches_PC = patches_PC.float() / 255.0
+        patches_PF = self.vision_embedder(patches_PC, batch.patch_xy_P2)
+        return patches_PF if self.embed_vision is None else self.embed_vision(patches_PF)
 
     def _embed_frames(self, batch: Batch) -> torch.Tensor:
         audio = self.config.audio
@@ -120,6 +130,8 @@ class Decoder(nn.Module):
                 f"frames of shape {list(batch.frames_SF.shape)} for {len(batch.frame_at_S)} places; "
                 f"the model takes {audio.audio_embed_dim} numbers a frame"
             )
+        if isinstance(self.embed_audio, ConvFrameEmbedder):
+            return self.embed_audio(batch.frames_SF, batch.frame_at_S)
         return self.embed_audio(batch.frames_SF)
 
     def places(self, batch: Batch) -> TokenPlaces:
@@ -191,7 +203,9 @@ class Decoder(nn.Module):
                 module.weight.normal_(0.0, module.embedding_dim**-0.5, generator=generator)
             elif isinstance(module, nn.LayerNorm):
                 module.reset_parameters()
-            elif isinstance(module, PatchEmbedder):
+            elif isinstance(module, MatrixConv):
+                module.reset_parameters(generator)
+            elif isinstance(module, PatchEmbedder | ConvPatchEmbedder):
                 module.pos_embedding.normal_(0.0, 0.3, generator=generator)  # beside patches of size 1
             elif isinstance(module, RMSNorm) and module.weight is not None:
                 module.weight.fill_(1.0)

@@ -26,8 +26,8 @@ _GEMMA_IDS = {
 }
 
 
-def _small(hidden: int, layers: int, heads: int, inner: int) -> ModelConfig:
-    """Sizes for the small world: 16-pixel patches, log-mel sound, 4096 text pieces and 1000 image codes."""
+def _small(hidden: int, layers: int, heads: int, kv_heads: int, inner: int) -> ModelConfig:
+    """Sizes for the small world: convolutional stems, 32 pixels square or 80 ms a token, 4096 pieces, 1000 codes."""
     space = IdSpace(num_text=4096, num_codes=1000)
     text = TextConfig(
         vocab_size=space.vocab_size,
@@ -35,7 +35,7 @@ def _small(hidden: int, layers: int, heads: int, inner: int) -> ModelConfig:
         intermediate_size=inner,
         num_hidden_layers=layers,
         num_attention_heads=heads,
-        num_key_value_heads=1,
+        num_key_value_heads=kv_heads,
         head_dim=64,
         global_head_dim=64,
         sliding_window=256,
@@ -43,9 +43,12 @@ def _small(hidden: int, layers: int, heads: int, inner: int) -> ModelConfig:
         bos_token_id=None,
         eos_token_id=space.special("<turn|>"),
     )
-    vision = VisionConfig(patch_size=16, pooling_kernel_size=1, mm_embed_dim=hidden, mm_posemb_size=64)
+    vision = VisionConfig(
+        patch_size=32, pooling_kernel_size=1, mm_embed_dim=hidden, mm_posemb_size=64, stem_channels=(32, 64, 96)
+    )
+    audio = AudioConfig(audio_embed_dim=640, stem_channels=(128, 128, 128))
     ids = {field: space.special(name) for field, name in _SMALL_IDS.items()}
-    return ModelConfig(text=text, vision=vision, audio=AudioConfig(audio_embed_dim=320), **ids)
+    return ModelConfig(text=text, vision=vision, audio=audio, **ids)
 
 
 def _large(
@@ -77,8 +80,8 @@ def _large(
 
 
 SIZES: dict[str, ModelConfig] = {
-    "atom": _small(192, 4, 3, 768),
-    "micro": _small(512, 12, 8, 2048),
+    "atom": _small(192, 4, 3, 3, 768),
+    "micro": _small(512, 12, 8, 2, 2048),
     "nano-1": _large(1536, 30, 8, 1, 8192),
     "nano-2": _large(2304, 30, 8, 4, 10496),
     "pro": _large(3840, 48, 16, 8, 15360),
@@ -87,8 +90,8 @@ SIZES: dict[str, ModelConfig] = {
 
 # Parameters of each size. Published `pro` weights count 48 more: the fixed scale of each layer.
 PARAMETERS: dict[str, int] = {
-    "atom": 3_434_624,
-    "micro": 48_396_288,
+    "atom": 4_261_408,
+    "micro": 49_772_256,
     "nano-1": 1_796_534_272,
     "nano-2": 3_262_786_048,
     "pro": 11_959_730_176,

@@ -1,7 +1,8 @@
 """What a run learns from, and how much of each: Diorama's tasks, real data where there is some, and their weights.
 
-A weight counts examples. General sources (captions, dialogues, sentences) lead early; what is asked later, in the
-form it is asked, comes to the front towards the end.
+A weight counts examples. Captions and sentences lead early: a caption names every shape of a picture, a question one,
+and what a picture shows is learned from names. What is asked later, in the form it is asked, comes to the front towards
+the end.
 """
 
 from __future__ import annotations
@@ -20,23 +21,23 @@ from castor.example import Example
 
 # examples of each Diorama task; (progress, weight) points where the share changes over a run
 WORLD_WEIGHTS: dict[str, Weight] = {
-    "caption": [(0.0, 3.0), (1.0, 1.5)],
-    "dialogue": [(0.0, 1.5), (1.0, 0.8)],
-    "image_question": [(0.0, 1.2), (1.0, 1.8)],
-    "image_count": [(0.0, 1.0), (1.0, 1.6)],
-    "text_reading": 2.2,
-    "chart": 1.4,
-    "document": 0.4,
-    "spoken_sentence": [(0.0, 2.6), (1.0, 2.2)],
-    "spoken_question": [(0.0, 0.6), (1.0, 1.2)],
+    "caption": [(0.0, 6.0), (0.5, 3.0), (1.0, 1.5)],
+    "dialogue": [(0.0, 0.3), (0.5, 1.0), (1.0, 1.0)],
+    "image_question": [(0.0, 0.8), (0.5, 2.0), (1.0, 2.2)],
+    "image_count": [(0.0, 0.8), (0.5, 1.8), (1.0, 1.8)],
+    "text_reading": 3.0,
+    "chart": 1.6,
+    "document": 0.3,
+    "spoken_sentence": [(0.0, 2.4), (1.0, 1.8)],
+    "spoken_question": [(0.0, 0.2), (0.5, 0.9), (1.0, 1.3)],
     "sound_event": 0.8,
-    "video_question": [(0.0, 0.4), (1.0, 0.7)],
-    "video_caption": 0.2,
-    "translation": 2.0,
-    "arithmetic": 2.2,
-    "reasoning": 1.3,
-    "drawing": [(0.0, 3.0), (1.0, 4.0)],
-    "interleaved": 0.7,
+    "video_question": [(0.0, 0.2), (0.5, 1.2), (1.0, 1.4)],
+    "video_caption": [(0.0, 0.8), (1.0, 0.4)],
+    "translation": 1.6,
+    "arithmetic": 2.0,
+    "reasoning": 0.9,
+    "drawing": [(0.0, 2.5), (1.0, 3.0)],
+    "interleaved": 0.9,
 }
 
 
@@ -75,3 +76,15 @@ def mixture(seed: int, real: Mapping[str, tuple[Drawable, Weight]] | None = None
     for name, (source, weight) in (real or {}).items():
         sources[name], weights[name] = source, weight
     return Mixture(sources, weights)
+
+
+class SpannedMixture(Mixture):
+    """A stretch of a mixture's curriculum, from progress `start` to `end`, stretched over a stage."""
+
+    def __init__(self, whole: Mixture, start: float, end: float) -> None:
+        self.sources, self.points = whole.sources, whole.points
+        self.start, self.end = start, end
+
+    def shares(self, progress: float) -> dict[str, float]:
+        """Probability of each source at `progress` in 0..1 of the stage."""
+        return super().shares(self.start + progress * (self.end - self.start))

@@ -11,42 +11,46 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from castor.checkpoint import load_json, load_tensors, save_json, write_atomically
 from castor.config import to_dict
 from castor.content import Image, Text
 from castor.data.lines import Lines
-from castor.data.loader import LoadedBatch, Loader, LoaderConfig
+from castor.data.loader import Loader, LoaderConfig
 from castor.data.mixture import Mixture
 from castor.engine.model import Model
-from castor.example import Example
 from castor.log import LiveLine
 from castor.models.codec import CodecConfig, ImageCodec
 from castor.models.config import ModelConfig
 from castor.models.decoder import Decoder
 from castor.models.sizes import SIZES
-from castor.recipes.curriculum import mixture
+from castor.recipes.curriculum import SpannedMixture, mixture
 from castor.recipes.real import real_sources
+from castor.recipes.rendering import RenderExample, make_renderer
 from castor.runtime import best_precision, can_compile, pick_device, prepare_cpu, threads
 from castor.tokens.pack import pack
-from castor.tokens.render import RenderConfig, Renderer
+from castor.tokens.render import RenderConfig
 from castor.tokens.space import IdSpace
 from castor.tokens.text import Tokenizer, train_tokenizer
 from castor.train.calibrate import seconds_per_step
 from castor.train.codec import train_codec
 from castor.train.fit import FitConfig, fit, measure_matrix_peak
+from castor.train.gradients import LossFunction
 from castor.train.objective import next_token
 from castor.train.optim import OptimConfig
+from castor.train.workers import Workers
 
-SHARES = {"codec": 0.13, "pretrain": 0.62, "tune": 0.25}  # of the training time
+SHARES = {"codec": 0.10, "pretrain": 0.62, "tune": 0.28}  # of the training time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +72,9 @@ class RunConfig:
     tune_steps: int = 0
     code_weight: float = 0.5  # of a picture code in the loss, against 1 for a piece of text
     num_rows: int = 12
-    row_tokens: int = 384  # the longest video with its sound fits
-    num_workers: int = 1
+    row_tokens: int = 320  # the longest video with its sound fits
+    num_workers: int = 1  # that make batches, for each training process
+    processes: int = 0  # that share a step's rows; 0: on a CPU as many as its cores, up to 4, and on a GPU one
     compile: bool = True
     save_every_s: float = 120.0
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -84,19 +89,21 @@ class RunConfig:
         for name in ("tokenizer_examples", "num_rows", "row_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("codec_steps", "pretrain_steps", "tune_steps", "num_workers"):
+        for name in ("codec_steps", "pretrain_steps", "tune_steps", "num_workers", "processes"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        if self.processes and self.num_rows % self.processes:
+            raise ValueError(f"num_rows={self.num_rows} cannot be shared evenly by processes={self.processes}")
 
 
 def run_pipeline(config: RunConfig, say: Callable[[str], None] = print) -> Model | None:
     """Train all stages; gives the model, or None where Ctrl-C ended a stage early (saved, to be gone on with)."""
-    run = Run(config, say)
-    run.make_tokenizer()
-    run.make_codec()
-    for stage in ("pretrain", "tune"):
-        if not run.train(stage):
-            return None
+    with Run(config, say) as run:
+        run.make_tokenizer()
+        run.make_codec()
+        for stage in ("pretrain", "tune"):
+            if not run.train(stage):
+                return None
     model = run.model()
     model.save(run.folder / "model")
     say(f"model saved in {run.folder / 'model'}")
@@ -120,7 +127,23 @@ class Run:
         self.plan_path = self.folder / "plan.json"
         self.plan: dict[str, Any] = load_json(self.plan_path) if self.plan_path.exists() else {}
         self._keep_sources()
+        self.processes = self.plan.get("processes") or self.note("processes", self._num_processes())
         self._decoder: Decoder | None = None
+        self._workers: Workers | None = None
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._workers is not None:
+            self._workers.close()
+
+    def _num_processes(self) -> int:
+        """How many processes share a step: the most that divide its rows evenly."""
+        if self.config.processes or self.device != "cpu":
+            return self.config.processes or 1
+        most = min(4, os.cpu_count() or 1)
+        return max(count for count in range(1, most + 1) if self.config.num_rows % count == 0)
 
     def _keep_settings(self) -> None:
         """Write config.json, or hold the run to the one that is there."""
@@ -223,17 +246,38 @@ class Run:
         """The decoder in training: fresh from the seed at first."""
         if self._decoder is None:
             decoder = Decoder(self.model_config()).init_weights(self.config.seed).to(self.device)
-            if self.config.compile and (self.device != "cpu" or can_compile()):
-                decoder.compile_layers()
-            self._decoder = decoder
+            self._decoder = decoder.compile_layers() if self._compiles else decoder
         return self._decoder
+
+    @property
+    def _compiles(self) -> bool:
+        return self.config.compile and (self.device != "cpu" or can_compile())
+
+    def workers(self) -> Workers | None:
+        """The processes that train beside this one, if any; they live as long as the run."""
+        if self._workers is None and self.processes > 1:
+            build = functools.partial(
+                _build, self.model_config(), self.space().first_code, self.config.code_weight, self._compiles
+            )
+            count, num_threads = self.processes - 1, self._threads_each()
+            self._workers = Workers(
+                self.decoder(), build, count, precision=self._train_precision, num_threads=num_threads
+            )
+        return self._workers
+
+    def _threads_each(self) -> int:
+        return max(1, (os.cpu_count() or 1) // self.processes)
+
+    @property
+    def _train_precision(self) -> Literal["float32", "bfloat16"]:
+        return "bfloat16" if self.precision == "bfloat16" else "float32"
 
     def loader(self, stage: str, num_steps: int) -> Loader:
         """Batches of one stage; pre-training spans the first half of the curriculum, tuning the second."""
         config = LoaderConfig(
-            num_rows=self.config.num_rows,
+            num_rows=self.config.num_rows // self.processes,
             row_tokens=self.config.row_tokens,
-            num_batches=num_steps,
+            num_batches=num_steps * self.processes,
             seed=self.config.seed * 2 + (stage == "tune"),
             num_workers=self.config.num_workers,
         )
@@ -249,30 +293,34 @@ class Run:
             self._take(decoder, folder)
             return True
         loss = next_token(decoder, self.space().first_code, self.config.code_weight)
-        steps = getattr(self.config, f"{stage}_steps") or self._steps_that_fit(stage, decoder, loss)
-        config = FitConfig(
-            num_steps=steps,
-            optim=self.config.optim,
-            warmup=0.02,
-            decay=0.0 if stage == "pretrain" else 1.0,
-            precision="bfloat16" if self.precision == "bfloat16" else "float32",
-            save_every_s=self.config.save_every_s,
-        )
-        if stage == "tune" and not (folder / "state.safetensors").exists():
-            self._take(decoder, self.folder / "pretrain")
         peak = measure_matrix_peak(self.device, self.precision)
-        loader = self.loader(stage, steps)
-        result = fit(decoder, loss, loader.batches, config, folder, title=stage, peak_flops=peak)
+        with threads(self._threads_each()) if self.processes > 1 else nullcontext():
+            steps = getattr(self.config, f"{stage}_steps") or self._steps_that_fit(stage, decoder, loss)
+            if stage == "tune" and not (folder / "state.safetensors").exists():
+                self._take(decoder, self.folder / "pretrain")
+            batches = self.loader(stage, steps).batches
+            config = self._fit_config(stage, steps)
+            result = fit(decoder, loss, batches, config, folder, title=stage, peak_flops=peak, workers=self.workers())
         if result.finished:
             save_json(done_path, dataclasses.asdict(result))
         return result.finished and not result.interrupted
 
-    def _steps_that_fit(self, stage: str, decoder: Decoder, loss: Callable[..., Any]) -> int:
+    def _fit_config(self, stage: str, steps: int) -> FitConfig:
+        return FitConfig(
+            num_steps=steps,
+            optim=self.config.optim,
+            warmup=0.02,
+            decay=0.0 if stage == "pretrain" else 1.0,
+            precision=self._train_precision,
+            save_every_s=self.config.save_every_s,
+        )
+
+    def _steps_that_fit(self, stage: str, decoder: Decoder, loss: LossFunction) -> int:
         """Measured once, from a trial of the real loop; both stages share the figure."""
         if "step_s" not in self.plan:
             self.say("measuring the speed of a step (the first ones compile)")
-            batches: Callable[[int], Iterator[LoadedBatch]] = self.loader("pretrain", 10_000).batches
-            step_s = seconds_per_step(decoder, loss, batches, self.config.optim, precision=self.precision)
+            batches = self.loader("pretrain", 10_000).batches
+            step_s = seconds_per_step(decoder, loss, batches, self._fit_config("pretrain", 10_000), self.workers())
             self.note("step_s", round(step_s, 4))
         return max(10, round(60 * self.config.minutes * SHARES[stage] / self.plan["step_s"]))
 
@@ -295,40 +343,13 @@ class Run:
         return Model(self.decoder(), renderer, codec, card=card)
 
 
-def make_renderer(folder: str | Path, config: RenderConfig, codec: ImageCodec) -> Renderer:
-    """The renderer of a run's tokenizer and codec."""
-    tokenizer = Tokenizer.load(folder)
-    space = IdSpace(num_text=tokenizer.vocab_size, num_codes=codec.config.num_codes)
-    return Renderer(tokenizer, space, config, encode_image=codec.encode, decode_image=codec.decode)
-
-
-@dataclass
-class RenderExample:
-    """Example -> Sequence, in whatever process it is called: tokenizer and codec are loaded there, at first use."""
-
-    folder: str
-    config: RenderConfig
-    _renderer: Renderer | None = None
-
-    def __call__(self, example: Example) -> Any:
-        if self._renderer is None:
-            self._renderer = make_renderer(self.folder, self.config, ImageCodec.load(self.folder))
-        return self._renderer.encode(example.messages)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "config": self.config, "_renderer": None}
-
-
-class SpannedMixture(Mixture):
-    """A stretch of a mixture's curriculum, from progress `start` to `end`, stretched over a stage."""
-
-    def __init__(self, whole: Mixture, start: float, end: float) -> None:
-        self.sources, self.points = whole.sources, whole.points
-        self.start, self.end = start, end
-
-    def shares(self, progress: float) -> dict[str, float]:
-        """Probability of each source at `progress` in 0..1 of the stage."""
-        return super().shares(self.start + progress * (self.end - self.start))
+def _build(config: ModelConfig, first_code: int, code_weight: float, compiled: bool) -> tuple[Decoder, LossFunction]:
+    """A decoder without weights of its own and its loss, for a training process."""
+    with torch.device("meta"):
+        decoder = Decoder(config)
+    if compiled:
+        decoder.compile_layers()
+    return decoder, next_token(decoder, first_code, code_weight)
 
 
 def _texts(source: Mixture, seed: str) -> Iterator[str]:

@@ -13,19 +13,19 @@ DATA_VARIABLE = "CASTOR_DATA"
 
 # share of examples beside Diorama's tasks, which weigh about one each
 REAL_WEIGHTS: dict[str, Weight] = {
-    "concepts": [(0.0, 1.0), (1.0, 1.6)],
-    "concepts/video": 0.15,
-    "digits/mnist": 0.6,
+    "concepts": 1.6,
+    "concepts/video": 0.08,
+    "digits/mnist": 0.8,
     "digits/spoken_en": 0.5,
-    "digits/spoken_ar": 0.2,
+    "digits/spoken_ar": 0.1,
     "digits/sequences": 0.2,
-    "audio/sounds": 0.6,
+    "audio/sounds": 0.8,
     "audio/mandarin_words": 0.6,
-    "audio/commands_ar": 0.15,
+    "audio/commands_ar": 0.1,
     "photos/clothing": 0.3,
     "reasoning_images/nlvr": 0.3,
     "domains/blood_cells": 0.1,
-    "video/signs": 0.15,
+    "video/signs": 0.1,
     "text/tatoeba": 0.5,
     "text/number_words": 0.3,
 }

@@ -27,7 +27,7 @@ def speedrun(overrides: Sequence[str] = ()) -> Report | None:
     """
     from rich.console import Console
 
-    wanted = override(RunConfig(minutes=15.0, out="runs/speedrun"), overrides)
+    wanted = override(RunConfig(minutes=15.0, out="runs/speedrun", tokenizer_examples=5000), overrides)
     config = dataclasses.replace(wanted, minutes=wanted.minutes * (1 - EVALUATION_SHARE))
     start_s = time.monotonic()
     model = run_pipeline(config)

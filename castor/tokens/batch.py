@@ -14,8 +14,8 @@ class Batch:
 
     ids_BT int64; position_BT int64, from 0 in each document; doc_BT int64, -1 where a row's tail is unused; block_BT
     int64, the image block of a token, unique in its row, -1 elsewhere; target_BT int64, the id that follows, -100 where
-    it is not to be learned. patches_PC float32 in [0, 1] with their column and row in patch_xy_P2 and their flat index
-    into B*T in patch_at_P; frames_SF float32 audio frames with frame_at_S likewise.
+    it is not to be learned. patches_PC uint8, or float32 in [0, 1], with their column and row in patch_xy_P2 and their
+    flat index into B*T in patch_at_P; frames_SF float32 audio frames with frame_at_S likewise.
     """
 
     ids_BT: torch.Tensor

@@ -67,7 +67,7 @@ def collate(rows: Seq[Seq[Sequence]], row_tokens: int) -> Batch:
         doc_BT=torch.from_numpy(doc),
         block_BT=torch.from_numpy(block),
         target_BT=torch.from_numpy(target),
-        patches_PC=_joined(patches, (0, 0), torch.float32) / 255.0,
+        patches_PC=_joined(patches, (0, 0), torch.uint8),
         patch_xy_P2=_joined(patch_xy, (0, 2), torch.int64),
         patch_at_P=_joined(patch_at, (0,), torch.int64),
         frames_SF=_joined(frames, (0, 0), torch.float32),

@@ -36,17 +36,17 @@ DecodeImage = Callable[[np.ndarray], np.ndarray]  # codes [h, w] -> uint8 [H, W,
 class RenderConfig:
     """How media become tokens."""
 
-    patch_size: int = 16  # pixels
+    patch_size: int = 32  # pixels
     pooling: int = 1  # patches merged per side; a merged patch is one token
-    image_tokens: int = 64  # budget per image
-    frame_tokens: int = 9  # budget per video frame
-    page_tokens: int = 128  # budget per document page
+    image_tokens: int = 16  # budget per image
+    frame_tokens: int = 4  # budget per video frame
+    page_tokens: int = 32  # budget per document page
     num_frames: int = 16  # per video, equally spaced
     fps: float | None = None  # frames per second instead of `num_frames`
     sound_every: int = 4  # frames of a video between two stretches of its sound
     audio: Literal["raw", "log_mel"] = "log_mel"
     num_mels: int = 80
-    frames_per_token: int = 4  # 10 ms log-mel frames in one token
+    frames_per_token: int = 8  # 10 ms log-mel frames in one token
     samples_per_token: int = 640  # raw samples in one token: 40 ms
     page_dpi: int = 72
 

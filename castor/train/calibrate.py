@@ -5,42 +5,36 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
-import torch
 from torch import nn
 
 from castor.data.loader import LoadedBatch
-from castor.tokens.batch import Batch
-from castor.train.fit import LossTerms
-from castor.train.optim import OptimConfig, Optimizer
+from castor.train.fit import FitConfig, Trainer
+from castor.train.gradients import LossFunction
+from castor.train.workers import Workers
 
 
 def seconds_per_step(
     model: nn.Module,
-    loss: Callable[[Batch], LossTerms],
-    batches: Callable[[int], Iterator[LoadedBatch]],
-    optim: OptimConfig,
+    loss: LossFunction,
+    batches: Callable[..., Iterator[LoadedBatch]],
+    config: FitConfig,
+    workers: Workers | None = None,
     *,
-    precision: str = "bfloat16",
     num_warmup: int = 4,
-    num_measured: int = 16,
+    num_measured: int = 24,
 ) -> float:
-    """Median seconds of a full step, loading included, once the compiler has run. The model comes back as it was."""
+    """Mean seconds of a full step, loading included, once the compiler has run. The model comes back as it was."""
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    optimizer = Optimizer(model, optim)
-    device = next(model.parameters()).device
-    stream = batches(0)
-    model.train()
+    trainer = Trainer(model, config, Path(), workers)
+    stream = trainer.stream(batches, 0)
     times_s: list[float] = []
-    for _ in range(num_warmup + num_measured):
+    for step in range(num_warmup + num_measured):
         start_s = time.monotonic()
-        loaded = next(stream)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
-            total, count, _ = loss(loaded.batch.to(device))
-        (total / count).backward()
-        optimizer.step(0.1)
+        trainer.train_step(loss, stream, step)
         times_s.append(time.monotonic() - start_s)
     if (close := getattr(stream, "close", None)) is not None:
         close()
     model.load_state_dict(before)
-    return statistics.median(times_s[num_warmup:])
+    return statistics.mean(times_s[num_warmup:])

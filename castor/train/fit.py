@@ -20,11 +20,11 @@ from torch import nn
 from castor.checkpoint import load_metadata, load_tensors, save_tensors
 from castor.data.loader import LoadedBatch
 from castor.log import LiveLine, MetricsFile
-from castor.tokens.batch import Batch
+from castor.train.gradients import LossFunction, Sums, add_gradients
 from castor.train.optim import OptimConfig, Optimizer, count_parameters
 from castor.train.schedule import learning_rate_scale
+from castor.train.workers import Workers
 
-LossTerms = tuple[torch.Tensor, torch.Tensor, Mapping[str, torch.Tensor]]  # sum, count, metrics
 STATE_FILE = "state.safetensors"
 
 
@@ -33,7 +33,7 @@ class FitConfig:
     """How one training run goes; everything that changes its numbers is in here."""
 
     num_steps: int = 1000
-    accumulate: int = 1  # batches per step
+    accumulate: int = 1  # batches per step and process
     optim: OptimConfig = field(default_factory=OptimConfig)
     warmup: float = 0.02  # share of the steps
     decay: float = 0.4  # share of the steps
@@ -60,29 +60,31 @@ class FitResult:
 
 def fit(
     model: nn.Module,
-    loss: Callable[[Batch], LossTerms],
-    batches: Callable[[int], Iterator[LoadedBatch]],
+    loss: LossFunction,
+    batches: Callable[..., Iterator[LoadedBatch]],
     config: FitConfig,
     folder: str | Path,
     *,
     title: str = "train",
     peak_flops: float | None = None,
     stop_after: int | None = None,
+    workers: Workers | None = None,
 ) -> FitResult:
     """Train `model` in place, from the state in `folder` where there is one.
 
     `batches(k)` yields batch k, k+1, ...: the loader keeps no state of its own, so a resumed run sees what an
     uninterrupted one would. Writes metrics.jsonl and state.safetensors. Ctrl-C saves and returns; a second one aborts.
     `peak_flops` (FLOP/s) turns tokens/s into the share of the machine's matrix peak; `stop_after` ends early, saved,
-    as an interruption would.
+    as an interruption would. `workers` share the batches with this process; then `batches(k, n)` is called for batches
+    k, k+n, ....
     """
-    run = _Run(model, config, Path(folder))
+    run = Trainer(model, config, Path(folder), workers)
     start = run.resume()
     metrics_file = MetricsFile(Path(folder) / "metrics.jsonl", resume_step=start)
     line = LiveLine(title, config.num_steps)
     meter = _Meter(6.0 * count_parameters(model.parameters()), peak_flops)
     with _Interrupt() as interrupt:
-        stream = batches(start * config.accumulate)
+        stream = run.stream(batches, start)
         step = start
         while step < config.num_steps:
             row = run.train_step(loss, stream, step)
@@ -109,47 +111,46 @@ def fit(
     )
 
 
-class _Run:
+class Trainer:
     """Model, optimizer and their state on disk."""
 
-    def __init__(self, model: nn.Module, config: FitConfig, folder: Path) -> None:
-        self.model, self.config, self.folder = model, config, folder
+    def __init__(self, model: nn.Module, config: FitConfig, folder: Path, workers: Workers | None = None) -> None:
+        self.model, self.config, self.folder, self.workers = model, config, folder, workers
         self.optimizer = Optimizer(model, config.optim)
         self.num_skipped = 0
         self.saved_s = time.monotonic()
-        self.device = next(model.parameters()).device
 
-    def train_step(
-        self, loss: Callable[[Batch], LossTerms], stream: Iterator[LoadedBatch], step: int
-    ) -> dict[str, Any]:
-        """Gradients of `accumulate` batches, added, divided once by their count, and one update."""
-        config, total, sums = self.config, 0.0, {}
-        count, num_tokens, wait_s, origins = 0.0, 0, 0.0, []
+    def stream(self, batches: Callable[..., Iterator[LoadedBatch]], start: int) -> Iterator[LoadedBatch]:
+        """This process's batches from step `start` on; the workers begin on theirs."""
+        if self.workers is None:
+            return batches(start * self.config.accumulate)
+        num_processes = self.workers.count + 1
+        first = start * self.config.accumulate * num_processes
+        self.workers.begin(batches, first, self.config.accumulate)
+        return batches(first, num_processes)
+
+    def train_step(self, loss: LossFunction, stream: Iterator[LoadedBatch], step: int) -> dict[str, Any]:
+        """Gradients of all batches of a step, added, divided once by their count, and one update."""
+        config, sums = self.config, Sums()
         self.model.train()
+        if self.workers is not None:
+            self.workers.go()
         for _ in range(config.accumulate):
-            loaded = next(stream)
-            wait_s += loaded.stats.wait_s
-            origins.append(f"batch {loaded.index} ({loaded.stats.examples})")
-            for broken in loaded.stats.broken:
-                print(f"step {step + 1}: skipped {broken}", file=sys.stderr, flush=True)
-            num_tokens += loaded.batch.num_tokens
-            autocast = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16")
-            with autocast:
-                loss_sum, loss_count, metrics = loss(loaded.batch.to(self.device))
-            loss_sum.backward()
-            total += float(loss_sum.detach())
-            count += float(loss_count)
-            for name, value in metrics.items():
-                sums[name] = sums.get(name, 0.0) + float(value)
+            add_gradients(self.model, loss, next(stream), config.precision, sums)
+        if self.workers is not None:
+            self.workers.collect(sums)
+        for broken in sums.broken:
+            print(f"step {step + 1}: skipped {broken}", file=sys.stderr, flush=True)
+        count = max(sums.count, 1.0)
         scale = learning_rate_scale(step, config.num_steps, warmup=config.warmup, decay=config.decay)
-        norm = self._update(total, max(count, 1.0), scale, step, origins)
+        norm = self._update(sums.loss, count, scale, step, sums.origins)
         row = {
-            "loss": total / max(count, 1.0),
+            "loss": sums.loss / count,
             "norm": norm,
-            "tokens": num_tokens,
-            "wait_s": round(wait_s, 4),
+            "tokens": sums.tokens,
+            "wait_s": round(sums.wait_s, 4),
         }
-        return row | {"scale": round(scale, 6)} | _divided(sums)
+        return row | {"scale": round(scale, 6)} | _divided(sums.metrics)
 
     def _update(self, total: float, count: float, scale: float, step: int, origins: list[str]) -> float:
         gradients = [p.grad for p in self.optimizer.parameters.values() if p.grad is not None]

@@ -17,7 +17,7 @@ class OptimConfig:
     """Optimizer settings; rates are peaks that the schedule scales."""
 
     name: str = "muon"  # "muon" or "adamw"
-    learning_rate: float = 3e-3  # matrices
+    learning_rate: float = 6e-3  # matrices
     other_learning_rate: float = 3e-3  # embeddings, norms, biases
     weight_decay: float = 0.01
     beta1: float = 0.9
