@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 RATE_HZ = 16_000
 HOP, WINDOW, FFT = 160, 400, 512  # samples: 10 ms, 25 ms, and the transform's length
@@ -30,25 +34,34 @@ def log_mel_frames(samples_S: np.ndarray, num_mels: int = 80, frames_per_token: 
     Column i of 10 ms sees 25 ms (Hann) around its middle; columns of one token lie end to end, oldest first.
     The number of tokens is that of `raw_frames`.
     """
+    import torch
+
     samples_S = _checked(samples_S)
     num_tokens = math.ceil(len(samples_S) / (HOP * frames_per_token))
     if num_tokens == 0:
         return np.zeros((0, frames_per_token * num_mels), dtype=np.float32)
     span = num_tokens * frames_per_token * HOP
-    margin = (WINDOW - HOP) // 2
+    margin = (FFT - HOP) // 2
     padded = np.pad(samples_S, (margin, span - len(samples_S) + margin))
-    columns_CW = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP]
-    spectrum_CF = np.fft.rfft(columns_CW * _hann(), FFT)
-    magnitude_CF = np.sqrt(np.square(spectrum_CF.real) + np.square(spectrum_CF.imag))
-    mel_CM = magnitude_CF @ mel_filters(num_mels).T
-    normal_CM = (np.log(mel_CM + np.float32(FLOOR)) - np.float32(LOG_MEL_MEAN)) / np.float32(LOG_MEL_STD)
-    return normal_CM.astype(np.float32, copy=False).reshape(num_tokens, frames_per_token * num_mels)
+    spectrum = torch.stft(
+        torch.from_numpy(padded),
+        FFT,
+        hop_length=HOP,
+        win_length=WINDOW,
+        window=_hann(),
+        center=False,
+        return_complex=True,
+    ).abs()
+    mel = torch.from_numpy(mel_filters(num_mels)) @ spectrum
+    normal = (torch.log(mel + FLOOR) - LOG_MEL_MEAN) / LOG_MEL_STD
+    return normal.T.reshape(num_tokens, frames_per_token * num_mels).numpy()
 
 
 @functools.cache
-def _hann() -> np.ndarray:
-    """The periodic window of `WINDOW` samples."""
-    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)).astype(np.float32)
+def _hann() -> torch.Tensor:
+    import torch
+
+    return torch.hann_window(WINDOW)
 
 
 @functools.cache
