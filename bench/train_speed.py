@@ -1,0 +1,214 @@
+"""Training speed beside `transformers`: useful tokens a second of the same model on the same multimodal examples.
+
+    python bench/train_speed.py --rounds 5 --seconds 10
+
+The model has the shape of `atom` with linear patches and frames, which `transformers` has too (`gemma4_unified`), and
+starts from the same weights on both sides. Theirs: batches of 32 examples, each padded to its longest as their collator
+does, bfloat16 autocast, fused AdamW, one process on all cores. Ours: the rows, processes and compiled layers of a run,
+with AdamW as well. Padding counts on neither side. Rounds alternate; the ratio is that of the medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import itertools
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from castor.runtime import before_torch, can_compile, hardware, prepare_cpu, threads, use_faster_malloc
+
+TASKS = (
+    "caption",
+    "image_question",
+    "image_count",
+    "text_reading",
+    "chart",
+    "sound_event",
+    "arithmetic",
+    "translation",
+)
+ROWS, ROW_TOKENS, BATCH_SIZE = 12, 384, 32
+WEIGHTS = Path(__file__).parents[1] / "castor" / "weights" / "atom"
+
+
+@functools.cache
+def sequences(count: int = 512) -> list[Any]:
+    """Rendered training examples, the same in every process."""
+    from castor.diorama.world import World
+    from castor.tokens.render import RenderConfig, Renderer
+    from castor.tokens.space import IdSpace
+    from castor.tokens.text import Tokenizer
+
+    config = RenderConfig(patch_size=16, image_tokens=64, frames_per_token=4)
+    renderer = Renderer(Tokenizer.load(WEIGHTS), IdSpace(num_text=4096, num_codes=1000), config)
+    world, rng = World(seed=0, split="train", speech=False), random.Random(0)
+    return [renderer.encode(world.example(rng.choice(TASKS), index).messages) for index in range(count)]
+
+
+def config() -> Any:
+    """`atom` without its convolutions, which `transformers` does not have."""
+    from castor.models.config import AudioConfig, VisionConfig
+    from castor.models.sizes import SIZES
+
+    vision = VisionConfig(patch_size=16, pooling_kernel_size=1, mm_embed_dim=192, mm_posemb_size=64)
+    return dataclasses.replace(SIZES["atom"], vision=vision, audio=AudioConfig(audio_embed_dim=320))
+
+
+def batches(num_rows: int, first: int, stride: int = 1) -> Iterator[Any]:
+    """Packed batches without end; batch i is made of the examples from a place that depends on i."""
+    from castor.data.loader import BatchStats, LoadedBatch
+    from castor.tokens.pack import pack
+
+    made = sequences()
+    for index in itertools.count(first, stride):
+        start = index * 37
+        chosen, tokens = [], 0
+        while tokens < num_rows * ROW_TOKENS:
+            chosen.append(made[(start + len(chosen)) % len(made)])
+            tokens += len(chosen[-1])
+        batch, _ = pack(chosen, num_rows=num_rows, row_tokens=ROW_TOKENS)
+        yield LoadedBatch(index, batch, BatchStats())
+
+
+def build(compiled: bool) -> tuple[Any, Any]:
+    """The decoder of a training process, and its loss."""
+    import torch
+
+    from castor.models.decoder import Decoder
+    from castor.train.objective import next_token
+
+    with torch.device("meta"):
+        decoder = Decoder(config())
+    if compiled:
+        decoder.compile_layers()
+    return decoder, next_token(decoder, 4160)
+
+
+def ours(decoder: Any, workers: Any, num_processes: int) -> Callable[[], int]:
+    """A function that makes one step and gives its useful tokens."""
+    from castor.train.fit import FitConfig, Trainer
+    from castor.train.objective import next_token
+    from castor.train.optim import OptimConfig
+
+    optim = OptimConfig(name="adamw", learning_rate=1e-4, other_learning_rate=1e-4)
+    trainer = Trainer(decoder, FitConfig(num_steps=10**6, optim=optim), Path(), workers)
+    stream = trainer.stream(functools.partial(batches, ROWS // num_processes), 0)
+    loss, steps = next_token(decoder, 4160), itertools.count()
+    return lambda: int(trainer.train_step(loss, stream, next(steps))["tokens"])
+
+
+def padded(chosen: list[Any]) -> dict[str, Any]:
+    """What transformers takes: every example padded to the longest, pictures and clips stacked."""
+    import numpy as np
+    import torch
+
+    longest = max(len(s) for s in chosen)
+    ids, kinds, labels, mask = (np.full((len(chosen), longest), fill) for fill in (0, 0, -100, 0))
+    pictures, places, clips = [], [], []
+    for row, s in enumerate(chosen):
+        length = len(s)
+        ids[row, :length], mask[row, :length] = s.ids_T, 1
+        labels[row, :length] = np.where(s.is_target_T, s.ids_T, -100)
+        kinds[row, s.patch_at_P], kinds[row, s.frame_at_S] = 1, 3
+        for block in sorted(set(s.block_T[s.patch_at_P].tolist())):
+            inside = s.block_T[s.patch_at_P] == block
+            pictures.append(torch.from_numpy(s.patches_PC[inside]).float() / 255)
+            places.append(torch.from_numpy(s.patch_xy_P2[inside]).long())
+        if len(s.frames_SF):
+            clips.append(torch.from_numpy(s.frames_SF))
+    inputs = {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": kinds, "labels": labels}
+    inputs = {name: torch.from_numpy(value).long() for name, value in inputs.items()}
+    if pictures:
+        inputs |= {"pixel_values": torch.stack(pictures), "image_position_ids": torch.stack(places)}
+    if clips:
+        lengths = torch.tensor([len(clip) for clip in clips])
+        features = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
+        inputs |= {
+            "input_features": features,
+            "input_features_mask": torch.arange(features.shape[1]) < lengths[:, None],
+        }
+    return inputs
+
+
+def theirs(folder: str) -> Callable[[], int]:
+    """A function that makes one step of transformers' model and gives its useful tokens."""
+    import torch
+    import transformers
+
+    model = transformers.Gemma4UnifiedForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    made, starts = sequences(), itertools.count(0, BATCH_SIZE)
+
+    def step() -> int:
+        start = next(starts)
+        chosen = [made[(start + i) % len(made)] for i in range(BATCH_SIZE)]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = model(**padded(chosen)).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return sum(len(s) for s in chosen)
+
+    return step
+
+
+def rate(step: Callable[[], int], seconds: float) -> float:
+    """Useful tokens a second."""
+    start_s, tokens = time.monotonic(), 0
+    while time.monotonic() - start_s < seconds:
+        tokens += step()
+    return tokens / (time.monotonic() - start_s)
+
+
+def main() -> None:
+    """Measure both sides in turn and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=10.0, help="for each side in each round")
+    parser.add_argument("--processes", type=int, default=min(4, os.cpu_count() or 1))
+    args = parser.parse_args()
+    use_faster_malloc()
+    before_torch()
+    prepare_cpu()
+    from castor.models.decoder import Decoder
+    from castor.models.load import save_model
+    from castor.train.workers import Workers
+
+    decoder = Decoder(config()).init_weights(0)
+    compiled = can_compile()
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(decoder, folder)
+        their_step = theirs(folder)
+    if compiled:
+        decoder.compile_layers()
+    with Workers(decoder, functools.partial(build, compiled), args.processes - 1, precision="bfloat16") as workers:
+        our_step = ours(decoder, workers, args.processes)
+        rates: dict[str, list[float]] = {"castor": [], "transformers": []}
+        with threads(1):
+            rate(our_step, 3)
+        with threads(os.cpu_count() or 1):
+            rate(their_step, 3)
+        for number in range(args.rounds):
+            with threads(1):
+                rates["castor"].append(rate(our_step, args.seconds))
+            with threads(os.cpu_count() or 1):
+                rates["transformers"].append(rate(their_step, args.seconds))
+            print(f"round {number + 1}: " + ", ".join(f"{name} {found[-1]:,.0f}" for name, found in rates.items()))
+    medians = {name: statistics.median(found) for name, found in rates.items()}
+    print(f"\n{hardware()}\n\n| Side | Useful tokens/s |\n|---|--:|")
+    for name, median in medians.items():
+        print(f"| {name} | {median:,.0f} |")
+    print(f"\nratio {medians['castor'] / medians['transformers']:.2f}")
+
+
+if __name__ == "__main__":
+    main()
