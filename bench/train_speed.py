@@ -36,7 +36,15 @@ TASKS = (
     "translation",
 )
 ROWS, ROW_TOKENS, BATCH_SIZE = 12, 384, 32
+NUM_TEXT, NUM_CODES = 4096, 1000
 WEIGHTS = Path(__file__).parents[1] / "castor" / "weights" / "atom"
+
+
+def id_space() -> Any:
+    """That of `atom`."""
+    from castor.tokens.space import IdSpace
+
+    return IdSpace(num_text=NUM_TEXT, num_codes=NUM_CODES)
 
 
 @functools.cache
@@ -44,11 +52,10 @@ def sequences(count: int = 512) -> list[Any]:
     """Rendered training examples, the same in every process."""
     from castor.diorama.world import World
     from castor.tokens.render import RenderConfig, Renderer
-    from castor.tokens.space import IdSpace
     from castor.tokens.text import Tokenizer
 
     config = RenderConfig(patch_size=16, image_tokens=64, frames_per_token=4)
-    renderer = Renderer(Tokenizer.load(WEIGHTS), IdSpace(num_text=4096, num_codes=1000), config)
+    renderer = Renderer(Tokenizer.load(WEIGHTS), id_space(), config)
     world, rng = World(seed=0, split="train", speech=False), random.Random(0)
     return [renderer.encode(world.example(rng.choice(TASKS), index).messages) for index in range(count)]
 
@@ -89,7 +96,7 @@ def build(compiled: bool) -> tuple[Any, Any]:
         decoder = Decoder(config())
     if compiled:
         decoder.compile_layers()
-    return decoder, next_token(decoder, 4160)
+    return decoder, next_token(decoder, id_space().first_code)
 
 
 def ours(decoder: Any, workers: Any, num_processes: int) -> Callable[[], int]:
@@ -101,7 +108,7 @@ def ours(decoder: Any, workers: Any, num_processes: int) -> Callable[[], int]:
     optim = OptimConfig(name="adamw", learning_rate=1e-4, other_learning_rate=1e-4)
     trainer = Trainer(decoder, FitConfig(num_steps=10**6, optim=optim), Path(), workers)
     stream = trainer.stream(functools.partial(batches, ROWS // num_processes), 0)
-    loss, steps = next_token(decoder, 4160), itertools.count()
+    loss, steps = next_token(decoder, id_space().first_code), itertools.count()
     return lambda: int(trainer.train_step(loss, stream, next(steps))["tokens"])
 
 

@@ -351,6 +351,16 @@ def test_what_goes_wrong_in_a_worker_is_said(tmp_path: Path, renderer: Renderer,
     with Workers(model, functools.partial(build_worker, tiny_config, first_code), 1) as workers:
         with pytest.raises(BrokenExample, match="batch 3 is broken"):
             fit(model, loss, functools.partial(numbered, renderer, 3), CONFIG, tmp_path / "a", workers=workers)
+        with pytest.raises(BrokenExample, match="batch 2 is broken"):  # this process's own: the worker's is unread
+            fit(model, loss, functools.partial(numbered, renderer, 2), CONFIG, tmp_path / "c", workers=workers)
+        alone = fresh(tiny_config)
+        model.load_state_dict(alone.state_dict())
+        batches, config = functools.partial(numbered, renderer, -1), dataclasses.replace(CONFIG, num_steps=2)
+        with threads(1):
+            fit(model, loss, batches, config, tmp_path / "d", workers=workers)
+            config = dataclasses.replace(config, accumulate=2)
+            fit(alone, next_token(alone, first_code), batches, config, tmp_path / "e")
+        assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), model.parameters(), strict=True))
         workers._processes[0].kill()
         with pytest.raises(RuntimeError, match="training process 2 ended with exit code -9"):
             fit(model, loss, functools.partial(numbered, renderer, -1), CONFIG, tmp_path / "b", workers=workers)

@@ -140,8 +140,10 @@ class Run:
 
     def _num_processes(self) -> int:
         """How many processes share a step: the most that divide its rows evenly."""
-        if self.config.processes or self.device != "cpu":
-            return self.config.processes or 1
+        if self.device != "cpu" and self.config.processes > 1:
+            raise ValueError(f"processes={self.config.processes} share a step on a CPU only, not on {self.device!r}")
+        if self.device != "cpu" or self.config.processes:
+            return max(1, self.config.processes)
         most = min(4, os.cpu_count() or 1)
         return max(count for count in range(1, most + 1) if self.config.num_rows % count == 0)
 

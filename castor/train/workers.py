@@ -49,6 +49,7 @@ class Workers:
         self._gradients: list[dict[str, torch.Tensor]] = []
         self._pipes: list[Any] = []
         self._processes: list[Any] = []
+        self._at_work = False
         with without_interrupts():
             for _ in range(count):
                 gradients = {name: torch.zeros_like(p).share_memory_() for name, p in model.named_parameters()}
@@ -82,6 +83,8 @@ class Workers:
 
     def begin(self, batches: Batches, first: int, accumulate: int) -> None:
         """Batch `first` is this process's, the next ones the workers', and so on in turn."""
+        if self._at_work:  # a step broke off here; what the workers made of it is not wanted
+            self._answers()
         for rank in range(self.count):
             self._talk(rank, "send", _Stretch(batches, first + rank + 1, self.count + 1, accumulate))
 
@@ -89,12 +92,12 @@ class Workers:
         """Set the workers to their part of a step."""
         for rank in range(self.count):
             self._talk(rank, "send", None)
+        self._at_work = True
 
     def collect(self, sums: Sums) -> None:
         """Add what the workers have come to: gradients onto those of the model, figures onto `sums`."""
         parameters = dict(self.model.named_parameters())
-        for rank in range(self.count):
-            done = self._talk(rank, "recv")
+        for rank, done in enumerate(self._answers()):
             if isinstance(done, Exception):
                 raise done
             part, touched = done
@@ -102,6 +105,12 @@ class Workers:
             for name in touched:
                 gradient, parameter = self._gradients[rank][name], parameters[name]
                 parameter.grad = gradient.clone() if parameter.grad is None else parameter.grad.add_(gradient)
+
+    def _answers(self) -> list[Any]:
+        """What each worker has to say of the step; all of it, so that none is taken for that of a later step."""
+        answers = [self._talk(rank, "recv") for rank in range(self.count)]
+        self._at_work = False
+        return answers
 
     def _talk(self, rank: int, verb: str, *message: Any) -> Any:
         try:
@@ -154,12 +163,12 @@ def _step(
     precision: str,
 ) -> tuple[Sums, list[str]]:
     sums, touched = Sums(), []
+    model.zero_grad(set_to_none=True)  # a step may have broken off
     for _ in range(accumulate):
         add_gradients(model, loss, next(stream), precision, sums)
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
             gradients[name].copy_(parameter.grad)
-            parameter.grad = None
             touched.append(name)
     return sums, touched
 
