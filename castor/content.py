@@ -92,7 +92,7 @@ class Media:
         return self._data
 
     def _encode(self) -> bytes:
-        raise NotImplementedError
+        raise TypeError(f"a {type(self).__name__.lower()} is made from a file, never from arrays")
 
     def _cached(self, key: Any, decode: Callable[[], Any]) -> Any:
         if key not in self._cache:

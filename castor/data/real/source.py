@@ -1,6 +1,7 @@
 """Source: one set of real data as examples, with a licence class and a test split that never changes."""
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ SPLITS = ("train", "test")
 TEST_SHARE = 0.1  # of items, where nothing better (a speaker, a fold) tells the splits apart
 
 
-class Source:
+class Source(ABC):
     """A set of real data. Subclasses say where it lies, how a row becomes an example, and what is held out.
 
     `licence`: "A" permissive, "B" share-alike, "C" none stated, research only or non-commercial. Rows whose
@@ -47,9 +48,9 @@ class Source:
         """Whether a row is held out; by default a tenth of the items."""
         return share_of(row["id"]) < TEST_SHARE
 
+    @abstractmethod
     def make(self, row: Row, rng: random.Random) -> Example:
         """The example of a row; `rng` picks phrasing."""
-        raise NotImplementedError
 
     @cached_property
     def rows(self) -> dict[str, list[Row]]:
