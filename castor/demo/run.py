@@ -19,7 +19,7 @@ from castor.demo.seen import Seen, see
 from castor.diorama.parse import parse, scene_f1
 from castor.diorama.scene import Scene
 from castor.tasks.distance import word_error_rate
-from castor.tasks.normalise import normalise
+from castor.tasks.normalise import final_number, normalise
 
 if TYPE_CHECKING:
     from castor.engine.model import Model
@@ -42,6 +42,8 @@ class Answered:
             return None
         if normalise(self.answer) == normalise(self.question.truth):
             return "right"
+        if self.question.truth.isdecimal() and final_number(self.answer) == float(self.question.truth):
+            return "right"  # worked out loud
         is_long = len(self.question.truth.split()) > 3
         return "close" if is_long and word_error_rate(self.question.truth, self.answer) <= 0.34 else "wrong"
 

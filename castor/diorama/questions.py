@@ -27,6 +27,7 @@ class Question:
     answer: str
     kind: str
     about: tuple[Thing, ...] = ()
+    final: str = ""  # what worked steps end in, where the answer has steps
 
     @property
     def is_unseen(self) -> bool:
@@ -176,10 +177,15 @@ def matches(thing: Thing, wanted: Thing) -> bool:
 
 
 def ask_count(rng: random.Random, language: str, scene: Scene, wanted: Thing) -> Question:
-    """How many things of the scene have the attributes that `wanted` names; "" stands for any."""
+    """How many things of the scene have the attributes that `wanted` names; "" stands for any.
+
+    The answer is worked out loud, place by place: "top left, center: 2".
+    """
     counted = tuple(thing for thing in scene.things if matches(thing, wanted))
     text = say(rng, language, "count", **fields_of(language, wanted))
-    return Question(text, str(len(counted)), "count", counted)
+    number, places = str(len(counted)), [PLACE_WORDS[language][thing.place][0] for thing in counted]
+    answer = f"{', '.join(places)}: {number}" if places else number
+    return Question(text, answer, "count", counted, final=number)
 
 
 def random_wanted(rng: random.Random, thing: Thing | None = None) -> Thing:

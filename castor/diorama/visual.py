@@ -26,7 +26,7 @@ def focus_of(scene: Scene, unseen: bool) -> Thing | None:
 
 def example_of(draw: Draw, scene: Scene, questions: list[Question]) -> Example:
     """Questions over one picture; the tag for unseen combinations goes by the last question."""
-    asked = [Asked(question.question, question.answer, question.kind) for question in questions]
+    asked = [Asked(question.question, question.answer, question.kind, question.final) for question in questions]
     tags = (UNSEEN_TAG,) if questions[-1].is_unseen else ()
     return quiz(draw, [picture_of(scene)], asked, meta={"scene": scene.to_json()}, tags=tags)
 
