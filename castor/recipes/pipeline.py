@@ -71,7 +71,7 @@ class RunConfig:
     pretrain_steps: int = 0
     tune_steps: int = 0
     code_weight: float = 0.5  # of a picture code in the loss, against 1 for a piece of text
-    num_rows: int = 12
+    num_rows: int = 6  # of a step: few, as many small steps learn sooner than few large ones
     row_tokens: int = 320  # the longest video with its sound fits
     num_workers: int = 1  # that make batches, for each training process
     processes: int = 0  # that share a step's rows; 0: on a CPU as many as its cores, up to 4, and on a GPU one
