@@ -56,6 +56,7 @@ def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 def pair(config: VisionTowerConfig) -> tuple[torch.nn.Module, VisionTower]:
     transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
     theirs = transformers.Gemma4VisionModel(transformers.Gemma4VisionConfig(**config.to_hf())).eval()
     if config.standardize:  # they leave these uninitialised
         theirs.std_bias.zero_(), theirs.std_scale.fill_(1.0)
@@ -82,7 +83,7 @@ def packed(pictures: list[torch.Tensor], config: VisionTowerConfig) -> tuple[tor
 
 
 def padded(pictures: list[torch.Tensor], config: VisionTowerConfig) -> dict[str, torch.Tensor]:
-    """What transformers' tower takes: patches in reading order, as many for each picture as for the largest, and more."""
+    """What transformers' tower takes: patches in reading order, filled up to more than the largest picture has."""
     parts = [patchify(pixels.numpy(), config.patch_size) for pixels in pictures]
     most = max(len(patches) for patches, _ in parts) + config.pooling_kernel_size**2
     values = torch.stack([F.pad(torch.from_numpy(p).float() / 255.0, (0, 0, 0, most - len(p))) for p, _ in parts])

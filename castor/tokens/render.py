@@ -26,6 +26,7 @@ from castor.tokens.audio import HOP, RATE_HZ, log_mel_frames, raw_frames
 from castor.tokens.sequence import Sequence
 from castor.tokens.space import IdSpace
 from castor.tokens.text import BOS_ID, Tokenizer
+from castor.tokens.video import time_stamp
 from castor.tokens.vision import patchify, resize_to_budget, unpatchify
 
 EncodeImage = Callable[[np.ndarray], np.ndarray]  # uint8 [H, W, 3] -> codes [h, w]
@@ -266,11 +267,6 @@ class _Writer:
             frames_SF=_stack(self._frames, (0, config.frame_dim), np.float32),
             frame_at_S=_stack(self._frame_at, (0,), np.int32),
         )
-
-
-def time_stamp(time_s: float) -> str:
-    """Minutes and seconds as "mm:ss"."""
-    return f"{int(time_s) // 60:02d}:{int(time_s) % 60:02d}"
 
 
 def _stack(arrays: list[np.ndarray], empty: tuple[int, ...], dtype: type) -> np.ndarray:
