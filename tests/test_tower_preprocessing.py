@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 import io
 import math
@@ -18,8 +19,10 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 
 import castor
-from castor.content import Audio, Image, Video
+from castor.content import Audio, Image, Message, Video
 from castor.tokens import audio, video
+from castor.tokens.pack import collate
+from castor.tokens.render import Renderer
 from castor.tokens.vision import patchify, resize_to_budget
 
 transformers = pytest.importorskip("transformers")
@@ -296,3 +299,24 @@ def test_impossible_choices_are_refused() -> None:
         video.rated_frames(5, 24.0, 1.0, overflow="last")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="without frames"):
         video.told_with_sound([], 1.0, 3)
+
+
+def test_a_renderer_for_towers_gives_what_they_take(renderer: Renderer) -> None:
+    """Clips are numbered across sequences and rows; the sound track of a video is one clip in several stretches."""
+    config = dataclasses.replace(renderer.config, audio="usm", num_mels=16)
+    towers = Renderer(renderer.tokenizer, renderer.space, config)
+    tone = np.sin(np.arange(20_000) / 5).astype(np.float32)
+    stills = np.stack([np.full((16, 16, 3), i * 20, np.uint8) for i in range(8)])
+    film = Video.from_frames(stills, 8.0, tone[:16_000])
+    first = towers.encode([Message("user", (Audio.from_samples(tone), film, Audio.from_samples(tone[:3000])))])
+    second = towers.encode([Message("user", (Audio.from_samples(tone[:5000]),))])
+    np.testing.assert_array_equal(first.frames_SF[first.clip_S == 0], audio.usm_frames(tone, 16))
+    np.testing.assert_array_equal(first.frames_SF[first.clip_S == 1], audio.usm_frames(tone[:16_000], 16))
+    at = first.frame_at_S[first.clip_S == 1]
+    assert (np.diff(at) != 1).sum() == 1  # two stretches
+    batch = collate([[second, first], [second]], 400)
+    assert batch.clip_S is not None
+    lengths = [audio.usm_num_tokens(n) for n in (5000, 20_000, 16_000, 3000, 5000)]
+    assert batch.clip_S.tolist() == [clip for clip, length in enumerate(lengths) for _ in range(length)]
+    apart = renderer.encode([Message("user", (film,))])
+    assert apart.clip_S.max() == 1  # without a tower each stretch is heard alone
