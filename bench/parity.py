@@ -11,6 +11,7 @@ columns:
     saved     ours as transformers reads it back from `save_model`
     bfloat16  whole, both in bfloat16
     (theirs)  transformers' bfloat16 from its own float32: what rounding alone does to this checkpoint
+    (ours)    the same of ours
 
 A row is an entry of `ARCHITECTURES` in `tests/reference.py`, a column a function in MODES.
 """
@@ -84,6 +85,13 @@ def theirs_in_bfloat16(reference: Any, model: Decoder) -> float:
     return _most(ref.their_output(reference, ids), ref.their_output(copy.deepcopy(reference).bfloat16(), ids))
 
 
+def ours_in_bfloat16(reference: Any, model: Decoder) -> float:
+    """Ours rounded against ours in full."""
+    batch = ref.batch_of([ref.documents(LENGTH)])
+    rounded = ref.our_output(copy.deepcopy(model).bfloat16(), batch)
+    return _most(ref.our_output(model, batch)[0, :LENGTH], rounded[0, :LENGTH])
+
+
 def _most(theirs: torch.Tensor, ours: torch.Tensor) -> float:
     assert theirs.shape == ours.shape
     return float((theirs.float() - ours.float()).abs().max())
@@ -96,6 +104,7 @@ MODES: dict[str, Callable[[Any, Decoder], float | None]] = {
     "saved": saved,
     "bfloat16": in_bfloat16,
     "(theirs)": theirs_in_bfloat16,
+    "(ours)": ours_in_bfloat16,
 }
 
 
