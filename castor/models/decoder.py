@@ -231,7 +231,8 @@ class Decoder(nn.Module):
     ) -> torch.Tensor:
         """All layers and the final norm: [B, T, D] -> [B, T, D]; ids [B, T] are for per-layer inputs."""
         sliding, full = context
-        model, seen = self.language_model, dict[str, KeysValues]()
+        model = self.language_model
+        seen: dict[str, KeysValues] = {}
         own_BTLF = None if model.ple is None else model.ple(x_BTD, ids_BT)
         for layer, kind in enumerate(self.config.text.layer_types or ()):
             x_BTD, seen[kind] = model.layers[layer](
