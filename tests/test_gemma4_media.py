@@ -31,7 +31,7 @@ from castor.tokens.pack import collate
 from castor.tokens.sequence import Sequence
 from castor.tokens.vision import patchify
 
-TOLERANCE = 3e-4  # a change of 1e-6 of what enters the layers moves what these random models say by up to 4e-4
+TOLERANCE = 1e-4
 IMAGE, AUDIO, VIDEO = 300, 301, 302
 VISION = VisionTowerConfig(
     hidden_size=24,
@@ -115,6 +115,9 @@ def random_reference(name: str) -> Any:
     scales = {key: tensor.clone() for key, tensor in model.named_buffers() if "embed_scale" in key}
     randomise(model)
     with torch.no_grad():
+        for key, tensor in model.named_parameters():
+            if "q_norm" in key or "k_norm" in key:  # smaller scores, as in the tests of text
+                tensor.mul_(0.5)
         for key, tensor in model.named_buffers():
             if key in scales:
                 tensor.copy_(scales[key])
