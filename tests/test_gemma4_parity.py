@@ -265,7 +265,16 @@ def test_text_only_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("num_kv_shared_layers", 2), ("use_double_wide_mlp", True), ("use_bidirectional_attention", "all")],
+    [
+        ("num_kv_shared_layers", 2),  # the only full layer would be among them
+        ("hidden_size_per_layer_input", 8),
+        ("enable_moe_block", True),
+        ("use_bidirectional_attention", "text"),
+        ("attention_dropout", 0.1),
+        ("hidden_activation", "silu"),
+        ("tie_word_embeddings", False),
+        ("attn_logit_softcapping", 50.0),
+    ],
 )
 def test_unsupported_fields_are_named(field: str, value: object) -> None:
     values = json.loads(tiny_config().to_json_string(use_diff=False))

@@ -1,93 +1,18 @@
-"""What a decoder is made of, in the field names of Hugging Face's `gemma4_unified`; `config.json` both ways.
+"""What a model is made of, in Hugging Face's field names; `config.json` both ways.
 
-A field that would change the result and that this code does not have is an error; fields that only concern
-other programs are dropped.
+The text side, which differs most between families, is described in `text_config.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
-from castor.config import from_dict, to_dict
-
-SLIDING, FULL = "sliding_attention", "full_attention"
-ROPE = {
-    SLIDING: {"rope_type": "default", "rope_theta": 10_000.0},
-    FULL: {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1_000_000.0},
-}
-# Fields of a text config that must have this value, because the variants they select are not implemented.
-_ONLY = {
-    "num_kv_shared_layers": (0, None),
-    "use_double_wide_mlp": (False, None),
-    "hidden_size_per_layer_input": (0, None),
-    "enable_moe_block": (False, None),
-    "attention_dropout": (0, 0.0, None),
-    "hidden_activation": ("gelu_pytorch_tanh",),
-    "tie_word_embeddings": (True, None),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextConfig:
-    """The decoder. Layers are sliding or full; full ones may have other heads and reuse keys as values."""
-
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    global_head_dim: int = 512  # head dim of full layers
-    num_global_key_value_heads: int | None = None  # key heads of full layers; only with attention_k_eq_v
-    attention_k_eq_v: bool = False  # full layers have no value projection
-    layer_types: tuple[str, ...] | None = None  # None: every sixth layer, and the last, is full
-    sliding_window: int = 1024  # positions, the query's own included
-    final_logit_softcapping: float | None = None
-    use_bidirectional_attention: str | None = "vision"  # sliding layers see an image both ways; None: never
-    rope_parameters: dict[str, dict[str, Any]] = field(default_factory=lambda: ROPE)
-    max_position_embeddings: int = 262_144
-    attention_bias: bool = False
-    rms_norm_eps: float = 1e-6
-    initializer_range: float = 0.02
-    pad_token_id: int | None = 0
-    bos_token_id: int | None = 2
-    eos_token_id: int | list[int] | None = 1
-
-    def __post_init__(self) -> None:
-        layers = self.layer_types
-        if layers is None:
-            layers = tuple(FULL if (i + 1) % 6 == 0 else SLIDING for i in range(self.num_hidden_layers))
-            layers = layers[:-1] + (FULL,)
-            object.__setattr__(self, "layer_types", layers)
-        if len(layers) != self.num_hidden_layers or not set(layers) <= {SLIDING, FULL} or layers[-1] != FULL:
-            raise ValueError(
-                f"layer_types={list(layers)} must name {self.num_hidden_layers} layers, each {SLIDING!r} "
-                f"or {FULL!r}, the last one {FULL!r}"
-            )
-        if self.use_bidirectional_attention not in ("vision", None):
-            raise ValueError(
-                f"use_bidirectional_attention={self.use_bidirectional_attention!r} is not supported "
-                "(only 'vision' or None)"
-            )
-        for kind in (SLIDING, FULL):
-            heads = self.kv_heads(kind)
-            if self.num_attention_heads % heads:
-                raise ValueError(f"{self.num_attention_heads} heads cannot share {heads} key heads evenly ({kind})")
-            if self.rope_parameters[kind]["rope_type"] not in ("default", "proportional"):
-                raise ValueError(f"rope_type={self.rope_parameters[kind]['rope_type']!r} is not supported ({kind})")
-
-    def kv_heads(self, kind: str) -> int:
-        """Key heads of a layer of this kind."""
-        if kind == FULL and self.attention_k_eq_v and self.num_global_key_value_heads is not None:
-            return self.num_global_key_value_heads
-        return self.num_key_value_heads
-
-    def kind_head_dim(self, kind: str) -> int:
-        """Head dim of a layer of this kind."""
-        return self.global_head_dim if kind == FULL else self.head_dim
+from castor.config import from_foreign, to_dict
+from castor.models.audio_tower import AudioTowerConfig
+from castor.models.text_config import FAMILIES, TEXT_FAMILIES, TextConfig, check_options, text_from_hf, text_to_hf
+from castor.models.vision_tower import VisionTowerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +54,8 @@ class ModelConfig:
     """A whole model; a medium whose config is None cannot be read."""
 
     text: TextConfig
-    vision: VisionConfig | None = None
-    audio: AudioConfig | None = None
+    vision: VisionConfig | VisionTowerConfig | None = None
+    audio: AudioConfig | AudioTowerConfig | None = None
     image_token_id: int | None = None
     audio_token_id: int | None = None
     video_token_id: int | None = None
@@ -138,71 +63,81 @@ class ModelConfig:
     eoi_token_id: int | None = None
     boa_token_id: int | None = None
     eoa_token_index: int | None = None
+    model_type: str = "gemma4_unified"  # what a saved model says it is; with stems always "castor"
+
+    def __post_init__(self) -> None:
+        if self.has_stems:
+            object.__setattr__(self, "model_type", "castor")
+        if self.model_type not in (*FAMILIES, *TEXT_FAMILIES):
+            known = ", ".join((*FAMILIES, *TEXT_FAMILIES))
+            raise ValueError(f"model_type={self.model_type!r} is not supported (only {known})")
+        check_options(self.text, self.family)
+        for name, medium in (("vision", self.vision), ("audio", self.audio)):
+            if medium is not None and (self.is_text_only or _is_tower(medium) not in _TOWERS[self.family]):
+                raise ValueError(f"{name}: {self.model_type} does not read media through a {type(medium).__name__}")
 
     @property
-    def kv_shapes(self) -> list[tuple[int, int]]:
-        """(key heads, head dim) of each layer, what a cache has to hold."""
-        return [(self.text.kv_heads(kind), self.text.kind_head_dim(kind)) for kind in self.text.layer_types or ()]
+    def family(self) -> str:
+        """The key in FAMILIES."""
+        return TEXT_FAMILIES.get(self.model_type, self.model_type)
 
-    def to_hf(self, dtype: str = "float32") -> dict[str, Any]:
-        """The values of a `config.json` that transformers reads."""
-        text = to_dict(self.text)
-        full_heads = {
-            "head_dim": text.pop("global_head_dim"),
-            "num_key_value_heads": self.text.kv_heads(FULL),
-        }
-        del text["num_global_key_value_heads"]
-        full_layers = [i for i, kind in enumerate(self.text.layer_types or ()) if kind == FULL]
-        text |= {
-            "model_type": "gemma4_unified_text",
-            "hidden_activation": "gelu_pytorch_tanh",
-            "per_layer_config": {str(i): full_heads for i in full_layers},
-            "tie_word_embeddings": True,
-        }
-        values: dict[str, Any] = {
-            "architectures": ["Castor" if self.has_stems else "Gemma4UnifiedForConditionalGeneration"],
-            "model_type": _WITH_STEMS if self.has_stems else "gemma4_unified",
-            "dtype": dtype,
-            "tie_word_embeddings": True,
-            "text_config": text,
-            "vision_config": None,
-            "audio_config": None,
-        }
-        if self.vision is not None:
-            projected = {"model_type": "gemma4_unified_vision", "output_proj_dims": self.vision.mm_embed_dim}
-            values["vision_config"] = _without_stem(self.vision) | projected
-        if self.audio is not None:
-            values["audio_config"] = _without_stem(self.audio) | {"model_type": "gemma4_unified_audio"}
-        given = {name: getattr(self, name) for name in _TOKEN_IDS}
-        return values | {name: token for name, token in given.items() if token is not None}
+    @property
+    def is_text_only(self) -> bool:
+        """Whether the saved model is one of text alone, which has a flat config and shorter names."""
+        return self.model_type in TEXT_FAMILIES
 
     @property
     def has_stems(self) -> bool:
         """Whether media come in through convolutions, which no other program's model of this shape has."""
-        return any(medium is not None and medium.stem_channels for medium in (self.vision, self.audio))
+        media = [medium for medium in (self.vision, self.audio) if medium is not None and not _is_tower(medium)]
+        return any(getattr(medium, "stem_channels", ()) for medium in media)
+
+    @property
+    def kv_shapes(self) -> list[tuple[int, int]]:
+        """(key heads, head dim) of each layer that has keys of its own, what a cache has to hold."""
+        own = (self.text.layer_types or ())[: self.text.num_own_layers]
+        return [(self.text.kv_heads(kind), self.text.kind_head_dim(kind)) for kind in own]
+
+    def to_hf(self, dtype: str = "float32") -> dict[str, Any]:
+        """The values of a `config.json`; transformers reads it, unless it is our own `castor`."""
+        family, text = FAMILIES[self.family], text_to_hf(self.text, self.family)
+        if self.is_text_only:
+            return text | {"architectures": [family.text_architecture], "dtype": dtype}
+        values: dict[str, Any] = {
+            "architectures": [family.architecture],
+            "model_type": self.model_type,
+            "dtype": dtype,
+            "tie_word_embeddings": True,
+            "text_config": text,
+            "vision_config": _vision_to_hf(self.vision),
+            "audio_config": _audio_to_hf(self.audio),
+        }
+        given = {name: getattr(self, name) for name in _TOKEN_IDS}
+        return values | {name: token for name, token in given.items() if token is not None}
 
     @staticmethod
     def from_hf(values: Mapping[str, Any]) -> ModelConfig:
         """The config in a `config.json`; ValueError names a field that asks for what is not implemented."""
-        kind = values.get("model_type")
-        if kind == "gemma4_unified_text":
-            return ModelConfig(text=_text_from_hf(values))
-        if kind not in ("gemma4_unified", _WITH_STEMS):
-            raise ValueError(f"model_type={kind!r} is not supported (gemma4_unified or gemma4_unified_text)")
-        vision, audio = values.get("vision_config"), values.get("audio_config")
-        if vision is not None and vision.get("output_proj_dims", vision["mm_embed_dim"]) != vision["mm_embed_dim"]:
-            raise ValueError(f"output_proj_dims={vision['output_proj_dims']} differs from mm_embed_dim")
-        if values.get("tie_word_embeddings", True) is not True:
-            raise ValueError("tie_word_embeddings=False is not supported")
+        kind = str(values.get("model_type"))
+        if kind in TEXT_FAMILIES:
+            return ModelConfig(text=text_from_hf(values, TEXT_FAMILIES[kind]), model_type=kind)
+        if kind not in FAMILIES:
+            known = ", ".join((*FAMILIES, *TEXT_FAMILIES))
+            raise ValueError(f"model_type={kind!r} is not supported (only {known})")
+        for key, allowed in (("tie_word_embeddings", True), ("quantization_config", None)):
+            if values.get(key, allowed) is not allowed:
+                raise ValueError(f"{key}={values[key]!r} is not supported")
         return ModelConfig(
-            text=_text_from_hf(values["text_config"]),
-            vision=None if vision is None else from_dict(VisionConfig, _known(VisionConfig, vision)),
-            audio=None if audio is None else from_dict(AudioConfig, _known(AudioConfig, audio)),
+            text=text_from_hf(values["text_config"], kind),
+            vision=_vision_from_hf(values.get("vision_config"), kind),
+            audio=_audio_from_hf(values.get("audio_config"), kind),
             **{name: values.get(name) for name in _TOKEN_IDS},
+            model_type=kind,
         )
 
 
-_WITH_STEMS = "castor"  # model_type of a model whose media come in through convolutions
+# Whether media come in through towers, by family: never, always, or as the config says.
+_TOWERS = {"gemma4_unified": (False,), "gemma4": (True,), "embedding_gemma2": (True,), "castor": (False, True)}
 _TOKEN_IDS = (
     "image_token_id",
     "audio_token_id",
@@ -214,40 +149,49 @@ _TOKEN_IDS = (
 )
 
 
+def _is_tower(medium: object) -> bool:
+    return isinstance(medium, VisionTowerConfig | AudioTowerConfig)
+
+
+def _vision_to_hf(vision: VisionConfig | VisionTowerConfig | None) -> dict[str, Any] | None:
+    if vision is None or isinstance(vision, VisionTowerConfig):
+        return None if vision is None else vision.to_hf()
+    return _without_stem(vision) | {"model_type": "gemma4_unified_vision", "output_proj_dims": vision.mm_embed_dim}
+
+
+def _audio_to_hf(audio: AudioConfig | AudioTowerConfig | None) -> dict[str, Any] | None:
+    if audio is None or isinstance(audio, AudioTowerConfig):
+        return None if audio is None else audio.to_hf()
+    return _without_stem(audio) | {"model_type": "gemma4_unified_audio"}
+
+
+def _vision_from_hf(values: Mapping[str, Any] | None, family: str) -> VisionConfig | VisionTowerConfig | None:
+    if values is None:
+        return None
+    if _names_tower(values, "vision", family):
+        return VisionTowerConfig.from_hf(values)
+    if values.get("output_proj_dims", values["mm_embed_dim"]) != values["mm_embed_dim"]:
+        raise ValueError(f"output_proj_dims={values['output_proj_dims']} differs from mm_embed_dim")
+    return from_foreign(VisionConfig, values, {})
+
+
+def _audio_from_hf(values: Mapping[str, Any] | None, family: str) -> AudioConfig | AudioTowerConfig | None:
+    if values is None:
+        return None
+    if _names_tower(values, "audio", family):
+        return AudioTowerConfig.from_hf(values)
+    return from_foreign(AudioConfig, values, {})
+
+
+def _names_tower(values: Mapping[str, Any], medium: str, family: str) -> bool:
+    """Whether a medium's config in a file is that of a tower; where it does not say, the family's first way holds."""
+    ways = {f"gemma4_unified_{medium}": False, f"gemma4_{medium}": True}
+    kind = values.get("model_type", next(name for name, way in ways.items() if way == _TOWERS[family][0]))
+    if kind not in ways:
+        raise ValueError(f"{medium}_config.model_type={kind!r} is not supported (only {', '.join(ways)})")
+    return ways[kind]
+
+
 def _without_stem(medium: VisionConfig | AudioConfig) -> dict[str, Any]:
     """The fields of a medium's config; those of a stem only where there is one."""
     return {key: value for key, value in to_dict(medium).items() if medium.stem_channels or "stem" not in key}
-
-
-def _known(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key in cls.__dataclass_fields__}
-
-
-def _text_from_hf(values: Mapping[str, Any]) -> TextConfig:
-    for key, allowed in _ONLY.items():
-        if key in values and values[key] not in allowed:
-            raise ValueError(f"{key}={values[key]!r} is not supported (only {allowed[0]!r})")
-    known = _known(TextConfig, values)
-    if known.get("rope_parameters") is None:
-        known.pop("rope_parameters", None)
-    config = from_dict(TextConfig, known, "text_config.")
-    overrides = values.get("per_layer_config")
-    return config if overrides is None else _with_overrides(config, overrides)
-
-
-def _with_overrides(config: TextConfig, overrides: Mapping[str, Mapping[str, int]]) -> TextConfig:
-    """The config with transformers' per-layer head sizes, which must be those of exactly the full layers."""
-    full_layers = [i for i, kind in enumerate(config.layer_types or ()) if kind == FULL]
-    entries = [dict(overrides.get(str(i), {})) for i in full_layers]
-    stray = set(overrides) - {str(i) for i in full_layers}
-    unknown = set().union(*entries) - {"head_dim", "num_key_value_heads"}
-    if stray or unknown or any(entry != entries[0] for entry in entries):
-        raise ValueError(f"per_layer_config={dict(overrides)!r} is supported for full layers only, all of one shape")
-    heads = entries[0].get("num_key_value_heads", config.num_key_value_heads)
-    if heads != config.num_key_value_heads and not config.attention_k_eq_v:
-        raise ValueError(f"per_layer_config: {heads} key heads on full layers need attention_k_eq_v")
-    return replace(
-        config,
-        global_head_dim=entries[0].get("head_dim", config.head_dim),
-        num_global_key_value_heads=heads if heads != config.num_key_value_heads else None,
-    )

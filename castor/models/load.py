@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -34,14 +35,15 @@ def load_model(folder: str | Path, *, device: torch.device | str = "cpu", dtype:
     ValueError names a file that is missing or broken, and tensors that are missing, unknown or misshapen.
     """
     folder = Path(folder)
+    config = load_config(folder)
     with torch.device("meta"):
-        model = Decoder(load_config(folder))
+        model = Decoder(config)
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     found: dict[str, torch.Tensor] = {}
     for path in weight_files(folder):
         for saved_name, tensor in load_tensors(path).items():
             name = _own_name(saved_name)
-            if name == "lm_head.weight":  # tied: the embedding is there under its own name
+            if _is_unused(name, config):
                 continue
             if name not in expected:
                 raise ValueError(f"{path}: {saved_name} is not part of this model")
@@ -79,19 +81,48 @@ def weight_files(folder: str | Path) -> Iterable[Path]:
 def save_model(model: Decoder, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
     """Write `config.json` and `model.safetensors`, each atomically; `dtype` None keeps the model's type."""
     folder = Path(folder)
-    tensors = {f"model.{name}": tensor.to(dtype or tensor.dtype) for name, tensor in model.state_dict().items()}
+    tensors = {
+        _their_name(name, model.config): tensor.to(dtype or tensor.dtype) for name, tensor in model.state_dict().items()
+    }
     kept = dtype or model.output_weight_VD.dtype
     save_tensors(folder / WEIGHTS, tensors)
     save_json(folder / CONFIG, model.config.to_hf(str(kept).removeprefix("torch.")))
 
 
+_LANGUAGE_MODEL = ("layers.", "embed_tokens", "norm.", "ple.", "per_layer_", "embedding_projection.")
+_SHARED = re.compile(r"language_model\.layers\.(\d+)\.self_attn\.[kv]_(proj|norm)\.")
+
+
 def _own_name(name: str) -> str:
     """A saved tensor's name as ours: text-only files lack a level, some keep the picture embedder whole."""
     name = name.removeprefix("model.")
-    if name.startswith(("layers.", "embed_tokens.", "norm.")):
-        return f"language_model.{name}"
+    if name.startswith(_LANGUAGE_MODEL):
+        name = f"language_model.{name}"
     if name.startswith("embed_vision.multimodal_embedder."):
         return name.replace("multimodal_embedder.", "", 1)
     if name.startswith("embed_vision.") and not name.startswith("embed_vision.embedding_projection"):
         return name.replace("embed_vision.", "vision_embedder.", 1)
-    return name
+    name = re.sub(r"^language_model\.(per_layer_|embed_tokens_per_layer)", r"language_model.ple.\1", name)
+    return re.sub(r"^(language_model\.layers\.\d+)\.(per_layer_|post_per_layer_)", r"\1.ple_block.\2", name)
+
+
+def _their_name(name: str, config: ModelConfig) -> str:
+    """The inverse, in the form of the model's family: only EmbeddingGemma 2 has levels for per-layer inputs."""
+    if config.is_text_only:
+        name = name.removeprefix("language_model.")
+    if config.family == "embedding_gemma2":
+        return name
+    return "model." + name.replace("ple_block.", "").replace("ple.", "")
+
+
+def _is_unused(name: str, config: ModelConfig) -> bool:
+    """Whether a published tensor is one that the model it belongs to does not use.
+
+    The output head is tied: the embedding is there under its own name. Layers that share keys come with projections
+    all the same. A tower that the config leaves out may still be in the file.
+    """
+    if shared := _SHARED.match(name):
+        return int(shared[1]) >= config.text.num_own_layers
+    left_out = [kind for kind, medium in (("vision", config.vision), ("audio", config.audio)) if medium is None]
+    towers = tuple(f"{part}." for kind in left_out for part in (f"{kind}_tower", f"embed_{kind}"))
+    return name == "lm_head.weight" or config.family in ("gemma4", "embedding_gemma2") and name.startswith(towers)

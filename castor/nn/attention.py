@@ -27,6 +27,13 @@ class TokenPlaces(NamedTuple):
     block_BT: torch.Tensor
 
 
+class KeysValues(NamedTuple):
+    """What a layer's queries look at: rotated keys and values of all tokens so far, [B, K, S, H] each."""
+
+    key_BKSH: torch.Tensor
+    value_BKSH: torch.Tensor
+
+
 class LayerContext(NamedTuple):
     """What one kind of layer needs besides its input: the mask (True = may see) and the rotary table."""
 
@@ -76,7 +83,8 @@ def attend(
 class Attention(nn.Module):
     """Grouped-query attention: q and k normalised with a learned scale, v without; scores not scaled further.
 
-    With `key_is_value` the values are the key projection's output before its norm and rotation.
+    With `key_is_value` the values are the key projection's output before its norm and rotation. With `shares_keys`
+    the layer has no keys and values of its own and takes those of an earlier layer.
     """
 
     def __init__(
@@ -89,28 +97,44 @@ class Attention(nn.Module):
         eps: float = 1e-6,
         bias: bool = False,
         key_is_value: bool = False,
+        shares_keys: bool = False,
     ) -> None:
         super().__init__()
         self.head_dim = head_dim
         self.q_proj = nn.Linear(dim, num_heads * head_dim, bias=bias)
-        self.k_proj = nn.Linear(dim, num_kv_heads * head_dim, bias=bias)
-        self.v_proj = None if key_is_value else nn.Linear(dim, num_kv_heads * head_dim, bias=bias)
+        self.k_proj, self.v_proj, self.k_norm = None, None, None
+        if not shares_keys:
+            self.k_proj = nn.Linear(dim, num_kv_heads * head_dim, bias=bias)
+            self.v_proj = None if key_is_value else nn.Linear(dim, num_kv_heads * head_dim, bias=bias)
         self.o_proj = nn.Linear(num_heads * head_dim, dim, bias=bias)
         self.q_norm = RMSNorm(head_dim, eps)
-        self.k_norm = RMSNorm(head_dim, eps)
+        if not shares_keys:
+            self.k_norm = RMSNorm(head_dim, eps)
         self.v_norm = RMSNorm(head_dim, eps, scaled=False)
 
     def forward(
-        self, x_BTD: torch.Tensor, context: LayerContext, layer: int, cache: KVCache | None = None
-    ) -> torch.Tensor:
+        self,
+        x_BTD: torch.Tensor,
+        context: LayerContext,
+        layer: int,
+        cache: KVCache | None = None,
+        shared: KeysValues | None = None,
+    ) -> tuple[torch.Tensor, KeysValues]:
+        """The mixed stream [B, T, D], and what was looked at; a layer that shares keys looks at `shared`."""
+        query_BTNH = self.q_proj(x_BTD).view(*x_BTD.shape[:2], -1, self.head_dim)
+        query_BNTH = rotate(self.q_norm(query_BTNH), context.cos, context.sin).transpose(1, 2)
+        seen = shared if self.k_proj is None else self._keys_values(x_BTD, context, layer, cache)
+        assert seen is not None, "the layer whose keys are shared comes first"
+        out_BNTH = attend(query_BNTH, *seen, context.mask_B1TS)
+        return self.o_proj(out_BNTH.transpose(1, 2).reshape(*x_BTD.shape[:2], -1)), seen
+
+    def _keys_values(self, x_BTD: torch.Tensor, context: LayerContext, layer: int, cache: KVCache | None) -> KeysValues:
+        assert self.k_proj is not None and self.k_norm is not None
         heads = (*x_BTD.shape[:2], -1, self.head_dim)
-        query_BTNH = self.q_proj(x_BTD).view(heads)
         key_BTKH = self.k_proj(x_BTD).view(heads)
         value_BTKH = key_BTKH if self.v_proj is None else self.v_proj(x_BTD).view(heads)
-        query_BNTH = rotate(self.q_norm(query_BTNH), context.cos, context.sin).transpose(1, 2)
         key_BKSH = rotate(self.k_norm(key_BTKH), context.cos, context.sin).transpose(1, 2)
         value_BKSH = self.v_norm(value_BTKH).transpose(1, 2)
         if cache is not None:
             key_BKSH, value_BKSH = cache.append(layer, key_BKSH, value_BKSH)
-        out_BNTH = attend(query_BNTH, key_BKSH, value_BKSH, context.mask_B1TS)
-        return self.o_proj(out_BNTH.transpose(1, 2).reshape(*x_BTD.shape[:2], -1))
+        return KeysValues(key_BKSH, value_BKSH)

@@ -1,8 +1,8 @@
 """Keys and values of the tokens seen so far, and where those stand, so that a decode step need not redo them.
 
 Rows of different length share one write position: shorter rows carry padding (document -1), which nothing
-sees. An image must be appended whole, since its tokens see each other both ways. Leaves out paging, and
-dropping keys that have left every window.
+sees. An image must be appended whole, since its tokens see each other both ways. Layers that share another's keys
+have no room here. Leaves out paging, and dropping keys that have left every window.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class CachedShapes(Protocol):
 
     @property
     def kv_shapes(self) -> Sequence[tuple[int, int]]:
-        """(number of key heads, head dim) of each layer."""
+        """(number of key heads, head dim) of each layer that has keys of its own."""
 
 
 class KVCache:

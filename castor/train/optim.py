@@ -95,7 +95,7 @@ class Optimizer:
 
 def _is_hidden(name: str, parameter: torch.Tensor) -> bool:
     """Whether a parameter is a matrix that maps vectors to vectors; a table that is looked up is not."""
-    return parameter.ndim == 2 and not name.endswith("embed_tokens.weight")
+    return parameter.ndim == 2 and not name.endswith(("embed_tokens.weight", "embed_tokens_per_layer.weight"))
 
 
 def count_parameters(parameters: Iterable[torch.Tensor]) -> int:
