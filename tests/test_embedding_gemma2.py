@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,17 @@ def test_packed_equals_separate(pairs: dict[str, Pair]) -> None:
     alone = torch.cat([model.vectors(ref.batch_of([[one]])) for one in ids])
     for rows in ([ids], [[one] for one in ids], [ids[:3], ids[3:]]):
         torch.testing.assert_close(model.vectors(ref.batch_of(rows)), alone, atol=1e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_a_model_that_also_writes_embeds_both_ways(pairs: dict[str, Pair]) -> None:
+    """The same weights with a causal config give the same vectors of documents, beside logits."""
+    encoder, batch = pairs["embedding_gemma2"][1], ref.batch_of([ref.documents(20, 9)])
+    text = dataclasses.replace(encoder.config.text, use_bidirectional_attention=None)
+    writer = Decoder(ModelConfig(text=text, model_type="castor"))
+    writer.load_state_dict(encoder.state_dict())
+    assert (writer.vectors(batch) - encoder.vectors(batch)).abs().max() == 0
+    assert writer(batch).shape == (1, 32, ref.VOCABULARY)
 
 
 def test_mean_is_its_slow_formula() -> None:

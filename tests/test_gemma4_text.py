@@ -19,6 +19,7 @@ from castor.models.config import ModelConfig
 from castor.models.decoder import Decoder
 from castor.models.load import load_model, save_model
 from castor.tokens.batch import Batch
+from castor.train.optim import OptimConfig, Optimizer
 
 TOLERANCE = 1e-4
 DECODERS = [name for name in ref.ARCHITECTURES if "unified" in name or name.startswith("gemma4 ")]
@@ -250,6 +251,17 @@ def test_configs_of_our_own_come_back(pairs: dict[str, Pair]) -> None:
             assert ModelConfig.from_hf(json.loads(json.dumps(changed.to_hf()))) == changed
 
 
+def test_tables_are_not_trained_as_matrices(pairs: dict[str, Pair]) -> None:
+    """Muon takes matrices that map vectors; a table that is looked up, and experts in one tensor, are AdamW's."""
+    model = Decoder(own_config(pairs)).init_weights(0)
+    adamw, muon = (part for part, _ in Optimizer(model, OptimConfig())._parts)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    of = [{names[id(p)] for group in part.param_groups for p in group["params"]} for part in (adamw, muon)]
+    assert "language_model.ple.embed_tokens_per_layer.weight" in of[0]
+    assert "language_model.layers.0.experts.gate_up_proj" in of[0]
+    assert "language_model.ple.per_layer_model_projection.weight" in of[1]
+
+
 @torch.inference_mode()
 def test_start_is_sane(pairs: dict[str, Pair]) -> None:
     """At the start the stream neither vanishes nor grows, per-layer inputs have size 1, and no token is preferred."""
@@ -279,7 +291,7 @@ def test_compiled_equals_eager(pairs: dict[str, Pair]) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         eager = routed.hidden(batch)
         fast = routed.compile_layers().hidden(batch)
-    torch.testing.assert_close(fast, eager, atol=0.1, rtol=0.1)
+    assert torch.nn.functional.cosine_similarity(fast.flatten().float(), eager.flatten().float(), dim=0) > 0.999
     fast.float().square().sum().backward()
     for name, parameter in routed.language_model.named_parameters():
         assert name.startswith("embedding_projection") or parameter.grad is not None, name

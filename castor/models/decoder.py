@@ -121,10 +121,10 @@ class Decoder(nn.Module):
     def vectors(self, batch: Batch, *, unit: bool = True) -> torch.Tensor:
         """One vector for every document, float32 [number of documents, E], of length 1 if `unit`.
 
-        The mean of its tokens' vectors. Documents come row by row, and in a row by their number. ValueError where the
-        model has no head for it.
+        The mean of its tokens' vectors, all of which see both ways. Documents come row by row, and in a row by their
+        number. ValueError where the model has no head for it.
         """
-        mean_YE = mean_by_document(self.project_vectors(self.hidden(batch)), batch.doc_BT)
+        mean_YE = mean_by_document(self.project_vectors(self.hidden(batch, bidirectional=True)), batch.doc_BT)
         return F.normalize(mean_YE, dim=-1) if unit else mean_YE
 
     def project_vectors(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
