@@ -20,12 +20,12 @@ def micro() -> RunConfig:
     return RunConfig(size="micro", minutes=600.0, num_rows=16, out="runs/micro")
 
 
-def finetune() -> FinetuneConfig:
+def finetuned() -> FinetuneConfig:
     """A model learns from your own examples, in minutes (`castor train finetune examples=mine.jsonl method=lora`)."""
     return FinetuneConfig()
 
 
-RECIPES: dict[str, Callable[[], RunConfig | FinetuneConfig]] = {"atom": atom, "micro": micro, "finetune": finetune}
+RECIPES: dict[str, Callable[[], RunConfig | FinetuneConfig]] = {"atom": atom, "micro": micro, "finetune": finetuned}
 
 
 def run(name: str, overrides: Sequence[str] = ()) -> bool:

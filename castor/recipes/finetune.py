@@ -40,7 +40,7 @@ from castor.train.optim import OptimConfig, count_parameters
 
 # Peak rates times the model's width: narrow models bear larger ones, and adapters about ten times those of whole
 # weights (Schulman et al. 2025, "LoRA without regret").
-RATES = {"full": 0.04, "lora": 0.4, "qlora": 0.4, "rows": 1.0}
+RATES = {"full": 0.1, "lora": 1.0, "qlora": 1.0, "rows": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +215,10 @@ class Finetune:
 
     def loss(self) -> LossFunction:
         """The loss of a batch: the model's turns alone."""
-        return next_token(self.model.decoder, self.model.renderer.space.first_code, self.config.code_weight)
+        model = self.model
+        num_ids = model.decoder.config.text.vocab_size
+        first_code = num_ids if model.codec is None else model.renderer.space.first_code  # without a codec, no codes
+        return next_token(model.decoder, first_code, self.config.code_weight)
 
     def fit_config(self, num_steps: int) -> FitConfig:
         """How the loop goes."""
