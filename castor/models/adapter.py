@@ -28,6 +28,7 @@ _ONLY: dict[str, tuple[Any, ...]] = {
     "use_qalora": (False, None),
     "lora_bias": (False, None),
     "use_bdlora": (False, None),
+    "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva"),  # the others change the base as well
     "modules_to_save": (None, []),
     "rank_pattern": ({}, None),
     "alpha_pattern": ({}, None),
@@ -63,7 +64,7 @@ def save_adapter(model: nn.Module, folder: str | Path, config: LoraConfig, base:
         "lora_alpha": config.alpha,
         "lora_dropout": config.dropout,
         "use_rslora": config.rank_stable,
-        "target_modules": _target_names(model, found, config),
+        "target_modules": _target_names(found, config),
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
@@ -74,7 +75,7 @@ def save_adapter(model: nn.Module, folder: str | Path, config: LoraConfig, base:
     save_tensors(folder / WEIGHTS, tensors)
 
 
-def _target_names(model: nn.Module, found: Mapping[str, nn.Module], config: LoraConfig) -> list[str]:
+def _target_names(found: Mapping[str, nn.Module], config: LoraConfig) -> list[str]:
     """The targets as they were given, where they are names' last parts; else every layer's whole name."""
     if all("." not in target for target in config.targets):
         return sorted(config.targets)
@@ -93,10 +94,10 @@ def load_adapter(model: nn.Module, folder: str | Path) -> LoraConfig:
     layers, parts = adaptable(model), _by_layer(folder / WEIGHTS)
     made: dict[str, Adapter] = {}
     for saved_name, tensors in parts.items():
-        fitting = [name for name in layers if is_target(name, saved_name)]
-        if len(fitting) != 1:
+        name = saved_name if saved_name in layers else f"language_model.{saved_name}"  # text-only models lack a level
+        if name not in layers:
             raise ValueError(f"{folder / WEIGHTS}: {saved_name} is not a layer of this model")
-        adapter = made[fitting[0]] = adapter_for(layers[fitting[0]], config)
+        adapter = made[name] = adapter_for(layers[name], config)
         if isinstance(adapter, LoraEmbedding):
             _check_table(adapter, tensors.pop("base_layer", None), folder)
         _fill(adapter, tensors, f"{folder / WEIGHTS}: {saved_name}")

@@ -110,7 +110,7 @@ def run_finetune(config: FinetuneConfig, say: Callable[[str], None] = print) -> 
     after = run.measure()
     report = {
         "method": config.method,
-        "trained": count_parameters(p for p in run.model.decoder.parameters() if p.requires_grad),
+        "trained": run.num_trained,
         "base_bytes": run.base_bytes,
         "seconds": round(sum(row["step_s"] for row in read_metrics(run.stage / "metrics.jsonl")), 1),
         "before": before,
@@ -152,7 +152,7 @@ class Finetune:
 
     def _load(self) -> tuple[Model, torch.Tensor | None]:
         """The model, with the senses asked for, and the ids that they add."""
-        is_light = self.config.method != "full" and self.device.startswith("cuda")
+        is_light = self.device.startswith("cuda") and not self.is_whole  # weights that stay as they are
         model = load(self.config.model, device="cpu", precision="bfloat16" if is_light else "float32")
         if not self.config.senses:
             return model, None
@@ -189,17 +189,18 @@ class Finetune:
         decoder.to(self.device)
         if model.codec is not None:
             model.codec.to(self.device)
+        self.num_trained = count_parameters(p for p in decoder.parameters() if p.requires_grad)
         if is_new_V is not None and config.method != "full":
             train_rows(decoder, is_new_V)
+            self.num_trained += int(is_new_V.sum()) * decoder.config.text.hidden_size
         return model
 
     def _told(self, num_held: int) -> str:
-        trained = count_parameters(p for p in self.model.decoder.parameters() if p.requires_grad)
         base = f"{self.base_bytes / 1e6:.1f} MB of weights"
         if self.base_bytes < self.whole_bytes:
             base += f" ({self.whole_bytes / 1e6:.1f} MB before {self.config.bits})"
         return (
-            f"{self.config.method}: {trained:,} numbers are trained beside {base}; {len(self.loader.chosen)} examples "
+            f"{self.config.method}: {self.num_trained:,} numbers are trained beside {base}; {len(self.loader.chosen)} examples "
             f"to learn from, {num_held} held out; learning rate {self.learning_rate:.1e}"
         )
 
