@@ -1,6 +1,8 @@
 """Fine-tuning `atom` three ways on 200 made-up examples, and what four bits cost it. Prints Markdown tables.
 
-    python bench/finetune.py FOLDER [seconds are those of one thread: OMP_NUM_THREADS=1]
+    python bench/finetune.py FOLDER
+
+One thread; seconds are those of the processor, for a whole run with its measuring.
 
 The examples: pictures of the small world's validation split with their questions, answered in a form that the model
 never saw, "Captain, red it is. Over." A fifth of them is held out.
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -73,14 +76,16 @@ def methods(path: str, folder: Path) -> None:
         "qlora, int4": {"method": "qlora", "bits": "int4"},
     }.items():
         out = str(folder / name.replace(", ", "-"))
-        config = FinetuneConfig(examples=(path,), out=out, epochs=12, held_out=0.2, answers=40, max_tokens=24, **more)
+        config = FinetuneConfig(examples=(path,), out=out, epochs=8, held_out=0.2, answers=40, max_tokens=24, **more)
+        start_s = time.process_time()
         report = run_finetune(config, say=lambda _: None)
         assert report is not None, "interrupted"
+        seconds = time.process_time() - start_s
         before, after = report["before"], report["after"]
         needed = report["base_bytes"] + (12 + 4 * (config.method != "full")) * report["trained"]
         saved = next(size for file, size in report["files"].items() if file.endswith("model.safetensors"))
         print(
-            f"| {name} | {report['trained']:,} | {needed / 1e6:.1f} | {report['seconds']:.0f} | {before['loss']:.2f} | "
+            f"| {name} | {report['trained']:,} | {needed / 1e6:.1f} | {seconds:.0f} | {before['loss']:.2f} | "
             f"{after['loss']:.3f} | {before['exact']:.0%} | {after['exact']:.0%} | {saved / 1e6:.1f} |",
             flush=True,
         )

@@ -200,8 +200,9 @@ class Finetune:
         if self.base_bytes < self.whole_bytes:
             base += f" ({self.whole_bytes / 1e6:.1f} MB before {self.config.bits})"
         return (
-            f"{self.config.method}: {self.num_trained:,} numbers are trained beside {base}; {len(self.loader.chosen)} examples "
-            f"to learn from, {num_held} held out; learning rate {self.learning_rate:.1e}"
+            f"{self.config.method}: {self.num_trained:,} numbers are trained beside {base}; "
+            f"{len(self.loader.chosen)} examples to learn from, {num_held} held out; "
+            f"learning rate {self.learning_rate:.1e}"
         )
 
     @property
