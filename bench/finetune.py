@@ -11,9 +11,12 @@ never saw, "Captain, red it is. Over." A fifth of them is held out.
 from __future__ import annotations
 
 import json
+import re
+import statistics
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,9 +28,11 @@ from castor.diorama.world import World
 from castor.nn.lowbit import FORMS, LowBitLinear, quantise_linears, weight_bytes
 from castor.recipes.finetune import FinetuneConfig, run_finetune
 from castor.recipes.held_out import HeldOut
+from castor.tasks.normalise import normalise
 from castor.train.objective import next_token
 
 COUNT = 200
+FORM = re.compile(r"Captain, (.*) it is\. Over\.")
 
 
 def make_examples(path: Path, *, is_new_form: bool, split: str) -> str:
@@ -66,8 +71,8 @@ def four_bits(path: str) -> None:
 def methods(path: str, folder: Path) -> None:
     """The table of methods."""
     print(
-        "\n| Method | trained numbers | MB: weights, gradients, optimizer | seconds | held-out nats, before | after | "
-        "exact, before | after | saved MB |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|"
+        "\n| Method | trained numbers | MB: weights, gradients, optimizer | CPU s | held-out nats, before | after | "
+        "right as it spoke before | exact, before | exact, after | in the new form | saved MB |\n|---|" + 10 * "--:|"
     )
     for name, more in {
         "full": {"method": "full"},
@@ -80,15 +85,21 @@ def methods(path: str, folder: Path) -> None:
         start_s = time.process_time()
         report = run_finetune(config, say=lambda _: None)
         assert report is not None, "interrupted"
-        seconds = time.process_time() - start_s
-        before, after = report["before"], report["after"]
-        needed = report["base_bytes"] + (12 + 4 * (config.method != "full")) * report["trained"]
-        saved = next(size for file, size in report["files"].items() if file.endswith("model.safetensors"))
-        print(
-            f"| {name} | {report['trained']:,} | {needed / 1e6:.1f} | {seconds:.0f} | {before['loss']:.2f} | "
-            f"{after['loss']:.3f} | {before['exact']:.0%} | {after['exact']:.0%} | {saved / 1e6:.1f} |",
-            flush=True,
-        )
+        print(row(name, report, time.process_time() - start_s), flush=True)
+
+
+def row(name: str, report: dict[str, Any], seconds: float) -> str:
+    """A method's line: an Adam step keeps a gradient and two means for each trained number, and an adapter itself."""
+    before, after = report["before"], report["after"]
+    needed = report["base_bytes"] + (12 + 4 * (name != "full")) * report["trained"]
+    saved = next(size for file, size in report["files"].items() if file.endswith("model.safetensors"))
+    bare = [normalise(FORM.fullmatch(each["wanted"])[1]) == normalise(each["said"]) for each in before["answers"]]
+    formed = [FORM.fullmatch(each["said"]) is not None for each in after["answers"]]
+    return (
+        f"| {name} | {report['trained']:,} | {needed / 1e6:.1f} | {seconds:.0f} | {before['loss']:.2f} | "
+        f"{after['loss']:.3f} | {statistics.mean(bare):.0%} | {before['exact']:.0%} | {after['exact']:.0%} | "
+        f"{statistics.mean(formed):.0%} | {saved / 1e6:.1f} |"
+    )
 
 
 if __name__ == "__main__":

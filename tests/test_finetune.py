@@ -361,7 +361,7 @@ def test_old_ids_keep_their_logits_exactly(blind_painter: Model, codec: ImageCod
     assert torch.equal(table_VD[:end], blind_painter.decoder.output_weight_VD[:end])
     old_VD, new_VD = table_VD[:end], table_VD[end:]
     assert (new_VD.mean(0) - old_VD.mean(0)).abs().max() < 0.01 and len(new_VD.unique(dim=0)) == len(new_VD)
-    assert int(is_new_V.sum()) == codec.config.num_codes + 2 + 32
+    assert int(is_new_V.sum()) == codec.config.num_codes + 2 + 32  # brackets and grid sizes
     assert torch.equal(add_drawing(blind_painter, codec, seed=1)[0].decoder.output_weight_VD, table_VD)
     with pytest.raises(ValueError, match="can draw"):
         add_drawing(sighted, codec)

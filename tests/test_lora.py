@@ -128,13 +128,15 @@ def test_adapters_saved_and_loaded_give_the_same_logits(model: Model, tmp_path: 
     [
         ({"use_dora": True}, "use_dora=True is not supported"),
         ({"rank_pattern": {"q_proj": 2}}, "rank_pattern"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa' is not supported"),
+        ({"ensure_weight_tying": False}, "needs ensure_weight_tying"),
         ({"r": 5}, "has shape"),
         ({"r": None}, "adapter_config.json"),
     ],
 )
 def test_adapters_that_do_not_fit_are_refused(model: Model, tmp_path: Path, changes: dict, problem: str) -> None:
     fresh = copy.deepcopy(model.decoder)
-    config = LoraConfig(rank=3, targets=ATTENTION)
+    config = LoraConfig(rank=3, targets=EVERYTHING)
     add_adapters(model.decoder, config)
     save_adapter(model.decoder, tmp_path, config)
     path = tmp_path / "adapter_config.json"
@@ -254,8 +256,8 @@ def test_four_bits_err_within_their_bound(form, num_inputs: int, size: float) ->
     assert (back_FD[3] == 0).all() and codes.nbytes == 37 * 32 * -(-num_inputs // 64)
     nearest = (weight_FD[0, :64, None] / scales_FN[0, 0].float() - values).abs().argmin(-1)  # the slow formula
     assert torch.equal(unpack_nibbles(codes)[0, 0, : len(nearest)].long(), nearest)
-    once_more, scales_again = quantise(back_FD, form)
-    assert torch.equal(dequantise(once_more, scales_again, values, num_inputs, torch.float32)[3:4], back_FD[3:4])
+    codes_again, scales_again = quantise(back_FD, form)  # the largest of a group is its scale, so nothing moves
+    assert torch.equal(codes_again, codes) and torch.equal(scales_again, scales_FN)
 
 
 def test_what_is_not_finite_has_no_four_bits() -> None:

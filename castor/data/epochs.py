@@ -24,6 +24,7 @@ class EpochLoader:
         if not chosen or batch_size < 1:
             raise ValueError(f"{len(chosen)} examples cannot be learned from in batches of {batch_size}")
         self.examples, self.chosen, self.batch_size, self.seed = examples, list(chosen), batch_size, seed
+        self._order: tuple[int, list[int]] = (-1, [])  # of the epoch last asked for
 
     @property
     def num_batches(self) -> int:
@@ -33,9 +34,9 @@ class EpochLoader:
     def indices(self, index: int) -> list[int]:
         """The examples in batch `index`."""
         epoch, at = divmod(index, self.num_batches)
-        order = list(self.chosen)
-        random.Random(f"{self.seed}/epoch/{epoch}").shuffle(order)
-        return order[at * self.batch_size : (at + 1) * self.batch_size]
+        if self._order[0] != epoch:
+            self._order = (epoch, random.Random(f"{self.seed}/epoch/{epoch}").sample(self.chosen, len(self.chosen)))
+        return self._order[1][at * self.batch_size : (at + 1) * self.batch_size]
 
     def make(self, index: int) -> LoadedBatch:
         """Batch `index`."""

@@ -282,7 +282,10 @@ class Finetune:
         folder = self.folder / ("model" if self.is_whole else "adapter")
         if self.is_whole:
             merge_adapters(self.model.decoder)
-            self.model.card = self.model.card | {"finetune": to_dict(self.config) | {"out": "", "examples": []}}
+            config = self.config
+            names = {"out": "", "model": Path(config.model).name, "codec": Path(config.codec).name}
+            names["examples"] = [Path(path).name for path in config.examples]  # no paths of this machine
+            self.model.card = self.model.card | {"finetune": to_dict(config) | names}
             self.model.save(folder)
         else:
             save_adapter(self.model.decoder, folder, self.config.lora(), self.config.model)
