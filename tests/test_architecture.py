@@ -13,6 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = {
     "cli": 7,
+    "cli_options": 7,
     "recipes": 6,
     "demo": 6,
     "server": 6,
@@ -35,8 +36,8 @@ FLOORS = {
     "runtime": 0,
 }
 
-# Within floor 1, a message is made of media and an example is made of messages.
-ALLOWED_ON_ONE_FLOOR = {("content", "media"), ("example", "content")}
+# Within floor 1, a message is made of media and an example is made of messages; the verbs have their options.
+ALLOWED_ON_ONE_FLOOR = {("content", "media"), ("example", "content"), ("cli", "cli_options")}
 
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "tools", "base", "core", "lib"}
 

@@ -14,9 +14,11 @@ from castor.config import from_dict, to_dict
 from castor.content import Image, Message, Part, Text
 from castor.engine.generate import generate_ids
 from castor.engine.sample import SamplingConfig
+from castor.models.adapter import load_adapter
 from castor.models.codec import ImageCodec
 from castor.models.decoder import Decoder
 from castor.models.load import load_model, save_model
+from castor.nn.lora import merge_adapters
 from castor.runtime import pick_device
 from castor.tokens.batch import Batch
 from castor.tokens.pack import collate
@@ -29,16 +31,27 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SHIPPED = Path(__file__).resolve().parent.parent / "weights"
 
 
-def load(name: str | Path = "atom", *, device: str = "auto", precision: str = "float32") -> Model:
+def load(
+    name: str | Path = "atom",
+    *,
+    device: str = "auto",
+    precision: str = "float32",
+    adapter: str | Path | None = None,
+) -> Model:
     """The model in a folder, or the shipped one of that name ("atom").
 
-    `precision` is the type the weights compute in: "float32" or "bfloat16". Raises ValueError naming what is missing.
+    `precision` is the type the weights compute in: "float32" or "bfloat16". `adapter` is a folder in PEFT's layout,
+    whose adapter is put into the weights. Raises ValueError naming what is missing.
     """
     folder = next((at for at in (Path(name), SHIPPED / name) if (at / "castor.json").is_file()), None)
     if folder is None:
         shipped = sorted(path.parent.name for path in SHIPPED.glob("*/castor.json"))
         raise ValueError(f"{str(name)!r}: neither a model folder (with castor.json) nor a shipped model {shipped}")
-    return Model.load(folder, device=pick_device(device), precision=precision)
+    model = Model.load(folder, device=pick_device(device), precision=precision)
+    if adapter is not None:
+        load_adapter(model.decoder, adapter)
+        merge_adapters(model.decoder)
+    return model
 
 
 class Model:

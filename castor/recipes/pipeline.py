@@ -37,6 +37,7 @@ from castor.models.sizes import SIZES
 from castor.recipes.curriculum import SpannedMixture, mixture
 from castor.recipes.real import real_sources
 from castor.recipes.rendering import RenderExample, make_renderer
+from castor.recipes.settings import keep_settings
 from castor.runtime import best_precision, can_compile, pick_device, prepare_cpu, threads
 from castor.tokens.pack import pack
 from castor.tokens.render import RenderConfig
@@ -123,7 +124,7 @@ class Run:
         own = {path: (Lines(path), config.examples_weight) for path in config.examples}
         self.mixture = mixture(config.seed, real | own)
         self.folder.mkdir(parents=True, exist_ok=True)  # from here on the folder is bound to these settings
-        self._keep_settings()
+        keep_settings(self.folder, config)
         self.plan_path = self.folder / "plan.json"
         self.plan: dict[str, Any] = load_json(self.plan_path) if self.plan_path.exists() else {}
         self._keep_sources()
@@ -146,19 +147,6 @@ class Run:
             return max(1, self.config.processes)
         most = min(4, os.cpu_count() or 1)
         return max(count for count in range(1, most + 1) if self.config.num_rows % count == 0)
-
-    def _keep_settings(self) -> None:
-        """Write config.json, or hold the run to the one that is there."""
-        path, now = self.folder / "config.json", to_dict(self.config)
-        if path.exists():
-            before = load_json(path)
-            changed = [key for key in now if before.get(key) != now[key] and key not in ("out", "save_every_s")]
-            if changed:
-                raise ValueError(
-                    f"{path}: this run was begun with {changed[0]}={before.get(changed[0])!r}, not "
-                    f"{now[changed[0]]!r}; give the same settings to go on, or another out= folder"
-                )
-        save_json(path, now)
 
     def _keep_sources(self) -> None:
         """Note what the run learns from, or hold it to that: data or a synthesiser may have come or gone."""

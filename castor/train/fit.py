@@ -170,8 +170,9 @@ class Trainer:
         return float("nan")
 
     def save(self, step: int) -> None:
-        """Write the whole state as one file, atomically."""
-        tensors = {f"model|{name}": value for name, value in self.model.state_dict().items()}
+        """Write the whole state as one file, atomically; frozen weights are the caller's and not part of it."""
+        frozen = self._frozen()
+        tensors = {f"model|{name}": value for name, value in self.model.state_dict().items() if name not in frozen}
         tensors |= {f"optim|{name}": value for name, value in self.optimizer.state().items()}
         tensors["rng"] = torch.get_rng_state()
         metadata = {
@@ -181,6 +182,9 @@ class Trainer:
         }
         save_tensors(self.folder / STATE_FILE, tensors, metadata)
         self.saved_s = time.monotonic()
+
+    def _frozen(self) -> set[str]:
+        return {name for name, parameter in self.model.named_parameters() if not parameter.requires_grad}
 
     def resume(self) -> int:
         """Take up the saved state, if any; gives the step to go on from."""
@@ -197,9 +201,10 @@ class Trainer:
                 "the schedule would differ. Give the same settings, or another folder"
             )
         tensors = load_tensors(path)
-        self.model.load_state_dict(
-            {name.partition("|")[2]: value for name, value in tensors.items() if name.startswith("model|")}
-        )
+        own = {name.partition("|")[2]: value for name, value in tensors.items() if name.startswith("model|")}
+        odd = self.model.load_state_dict(own, strict=False)
+        if wrong := sorted((set(odd.missing_keys) - self._frozen()) | set(odd.unexpected_keys)):
+            raise ValueError(f"{path}: saved by a run that trained other weights: {wrong[0]}")
         self.optimizer.load_state(
             {name.partition("|")[2]: value for name, value in tensors.items() if name.startswith("optim|")}
         )
