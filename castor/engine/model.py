@@ -91,7 +91,7 @@ class Model:
             encode_image=codec.encode if codec else None,
             decode_image=codec.decode if codec else None,
         )
-        decoder = load_model(folder).to(device=device, dtype=dtype)
+        decoder = load_model(folder, device=device, dtype=dtype)
         if renderer.tokenizer.vocab_size != space.num_text or decoder.config.text.vocab_size != space.vocab_size:
             raise ValueError(
                 f"{folder}: castor.json states {space.num_text} text pieces and {space.vocab_size} ids, the tokenizer "
