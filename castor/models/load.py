@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from castor.checkpoint import load_json, save_json, save_tensors
 from castor.models.config import AudioConfig, ModelConfig, TextConfig, VisionConfig
@@ -98,7 +99,7 @@ def load_model(folder: str | Path, *, device: torch.device | str = "cpu", dtype:
     peak is the model and its largest tensor. ValueError, before any work, names what is wrong with the folder.
     """
     folder = Path(folder)
-    with torch.device("meta"):
+    with torch.device("meta"), _NoInit():
         model = Decoder(load_config(folder))
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     plan = _plan(folder, expected)
@@ -113,6 +114,15 @@ def load_model(folder: str | Path, *, device: torch.device | str = "cpu", dtype:
         found[name] = torch.ones(expected[name], device=device, dtype=found[EMBEDDING].dtype)
     model.load_state_dict(found, assign=True)
     return model.eval().requires_grad_(True)
+
+
+class _NoInit(TorchFunctionMode):
+    """Leaves out `torch.nn.init`, which has nothing to do on the meta device but imports torch's compiler: a second."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def _plan(folder: Path, expected: Mapping[str, torch.Size]) -> dict[str, Saved]:
