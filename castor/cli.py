@@ -25,6 +25,7 @@ Castor reads text, pictures, sound, video and pages, and writes text and picture
   castor chat                                      talk to it; /help lists what you can show it
   castor speedrun                                  train a small model from nothing on this machine
   castor eval --limit 50                           score every ability, with chance beside it
+  castor pull google/gemma-4-E2B-it                fetch a published model, then: castor chat --model NAME
 """
 
 GENERATE = """\
@@ -61,6 +62,17 @@ From nothing to a trained and scored model: tokenizer, image codec, pre-training
   castor speedrun minutes=60 out=runs/hour
 
 {_SETTINGS}
+"""
+
+PULL = """\
+Fetches a published model from the Hugging Face Hub: weights as safetensors, JSON, tokenizer; never pickle or code.
+
+  castor pull google/gemma-4-E2B-it                into the Hub's cache, where other programs find it too
+  castor pull google/gemma-4-E2B-it --to gemma     into a folder
+  castor chat --model google/gemma-4-E2B-it
+
+A transfer that broke off goes on where it stopped, and every file is checked against its hash. HF_ENDPOINT names a
+mirror, HF_TOKEN is for gated models, HF_HOME moves the cache, HF_HUB_OFFLINE=1 looks into the cache only.
 """
 
 MEDIA = ("image", "audio", "video", "document")
@@ -148,6 +160,7 @@ def build_parser() -> argparse.ArgumentParser:
     speedrun = verb("speedrun", run_speedrun, "make a small model from nothing, and score it", SPEEDRUN)
     speedrun.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change, such as minutes=5")
     _eval_options(verb("eval", run_eval, "score every ability on unseen examples, with intervals and chance"))
+    _pull_options(verb("pull", run_pull, "fetch a published model from the Hugging Face Hub", PULL))
     _data_options(verb("data", lambda _: data.print_help(), "make, look at and count training data"))
     data = verbs.choices["data"]
     return parser
@@ -157,7 +170,9 @@ _GENERATE_USAGE = "castor generate [PROMPT | --image FILE | --audio FILE | --vid
 
 
 def _model_option(parser: Any) -> None:
-    parser.add_argument("--model", default="atom", metavar="NAME", help="atom, or a model folder (default: atom)")
+    parser.add_argument(
+        "--model", default="atom", metavar="NAME", help="atom, a model folder, or a pulled model (default: atom)"
+    )
 
 
 def _sampling_options(parser: Any) -> None:
@@ -220,6 +235,12 @@ def _data_options(parser: Any) -> None:
     count = steps.add_parser("count", help="count the examples, turns and media of a JSON-lines file")
     count.add_argument("file", metavar="FILE.jsonl")
     count.set_defaults(run=run_data_count)
+
+
+def _pull_options(parser: Any) -> None:
+    parser.add_argument("name", metavar="ORG/NAME", help="such as google/gemma-4-E2B-it")
+    parser.add_argument("--to", metavar="FOLDER", help="a folder of its own (default: the Hub's cache)")
+    parser.add_argument("--revision", default="main", help="branch, tag or commit (default: main)")
 
 
 def _whole(text: str) -> int:
@@ -318,6 +339,13 @@ def run_eval(arguments: Any) -> None:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             Path(path).write_text(text(), encoding="utf-8")
             print(path)
+
+
+def run_pull(arguments: Any) -> None:
+    """castor pull: the folder on standard output, progress on standard error."""
+    from castor.hub.pull import pull
+
+    print(pull(arguments.name, to=arguments.to, revision=arguments.revision))
 
 
 def run_data_make(arguments: Any) -> None:

@@ -72,7 +72,7 @@ def test_greedy_answers_are_those_of_transformers(model: castor.Model, theirs: A
     ids = said(model, prompts()[name])
     if wanted[-1] in model.renderer.stop_ids:
         wanted.pop()
-    assert ids == wanted and len(set(ids)) > 3
+    assert ids == wanted and len(set(ids)) > 2
     assert model.generate(prompts()[name], max_tokens=24).parts == model.renderer.decode(wanted)
 
 

@@ -81,7 +81,7 @@ class PartStream:
     def take(self, token_id: int) -> Iterator[Part]:
         """What one more id makes certain."""
         self.ids.append(token_id)
-        *finished, last = self.renderer.decode(self.ids) or (Text(""),)
+        *finished, last = self.renderer.decode(self.renderer.tokenizer.settled(self.ids)) or (Text(""),)
         yield from self._give(finished)
         if isinstance(last, Text) and not last.text.startswith("<|tool_call>"):
             certain = last.text.rstrip("\ufffd\n")

@@ -28,7 +28,9 @@ class JsonTokenizer(Tokenizer):
         self._tokenizer.encode_special_tokens = True  # what a text spells is never a special token
         self.specials: dict[str, int] = added
         self._special_ids = frozenset(added.values())
-        self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+        vocab = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.vocab_size = 1 + max(vocab.values())
+        self._byte_ids = frozenset(vocab[name] for name in (f"<0x{byte:02X}>" for byte in range(256)) if name in vocab)
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`; never a special id, whatever the text spells."""
@@ -45,6 +47,13 @@ class JsonTokenizer(Tokenizer):
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`, special tokens left out; bytes that do not form UTF-8 become U+FFFD."""
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def settled(self, ids: list[int]) -> list[int]:
+        """`ids` without bytes and special tokens at their end: how bytes read is certain once they are over."""
+        end = len(ids)
+        while end and (ids[end - 1] in self._byte_ids or ids[end - 1] in self._special_ids):
+            end -= 1
+        return ids[:end]
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """The vocabulary's own spelling of each id, for people to look at."""
