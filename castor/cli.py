@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from castor.cli_published import add_published_verbs
 from castor.runtime import before_torch, use_faster_malloc
 
 if TYPE_CHECKING:
@@ -62,17 +63,6 @@ From nothing to a trained and scored model: tokenizer, image codec, pre-training
   castor speedrun minutes=60 out=runs/hour
 
 {_SETTINGS}
-"""
-
-PULL = """\
-Fetches a published model from the Hugging Face Hub: weights as safetensors, JSON, tokenizer; never pickle or code.
-
-  castor pull google/gemma-4-E2B-it                into the Hub's cache, where other programs find it too
-  castor pull google/gemma-4-E2B-it --to gemma     into a folder
-  castor chat --model google/gemma-4-E2B-it
-
-A transfer that broke off goes on where it stopped, and every file is checked against its hash. HF_ENDPOINT names a
-mirror, HF_TOKEN is for gated models, HF_HOME moves the cache, HF_HUB_OFFLINE=1 looks into the cache only.
 """
 
 MEDIA = ("image", "audio", "video", "document")
@@ -160,7 +150,7 @@ def build_parser() -> argparse.ArgumentParser:
     speedrun = verb("speedrun", run_speedrun, "make a small model from nothing, and score it", SPEEDRUN)
     speedrun.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change, such as minutes=5")
     _eval_options(verb("eval", run_eval, "score every ability on unseen examples, with intervals and chance"))
-    _pull_options(verb("pull", run_pull, "fetch a published model from the Hugging Face Hub", PULL))
+    add_published_verbs(verb)
     _data_options(verb("data", lambda _: data.print_help(), "make, look at and count training data"))
     data = verbs.choices["data"]
     return parser
@@ -235,12 +225,6 @@ def _data_options(parser: Any) -> None:
     count = steps.add_parser("count", help="count the examples, turns and media of a JSON-lines file")
     count.add_argument("file", metavar="FILE.jsonl")
     count.set_defaults(run=run_data_count)
-
-
-def _pull_options(parser: Any) -> None:
-    parser.add_argument("name", metavar="ORG/NAME", help="such as google/gemma-4-E2B-it")
-    parser.add_argument("--to", metavar="FOLDER", help="a folder of its own (default: the Hub's cache)")
-    parser.add_argument("--revision", default="main", help="branch, tag or commit (default: main)")
 
 
 def _whole(text: str) -> int:
@@ -339,13 +323,6 @@ def run_eval(arguments: Any) -> None:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             Path(path).write_text(text(), encoding="utf-8")
             print(path)
-
-
-def run_pull(arguments: Any) -> None:
-    """castor pull: the folder on standard output, progress on standard error."""
-    from castor.hub.pull import pull
-
-    print(pull(arguments.name, to=arguments.to, revision=arguments.revision))
 
 
 def run_data_make(arguments: Any) -> None:

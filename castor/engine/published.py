@@ -80,6 +80,19 @@ def save_published(renderer: GemmaRenderer, folder: Path) -> None:
         write_atomically(folder / name, content)
 
 
+def export_gguf(folder: Path, path: str | Path, *, kind: str = "bfloat16") -> Path:
+    """The text decoder in `folder` as a GGUF file; see `castor.models.gguf`."""
+    from castor.models.gguf import write_gguf
+
+    if not (folder / JsonTokenizer.FILE).is_file():
+        raise ValueError(
+            f"{folder}: only a checkpoint with a tokenizer.json can be exported; llama.cpp has no other form"
+        )
+    decoder, renderer = load_published(folder)
+    write_gguf(path, decoder, renderer.tokenizer, kind=kind, template=_template(folder))
+    return Path(path)
+
+
 def _template(folder: Path) -> str:
     """The text of the chat template; empty where the checkpoint has none (a base model)."""
     if (folder / "chat_template.jinja").is_file():
