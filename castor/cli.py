@@ -167,9 +167,8 @@ def _model_option(parser: Any) -> None:
 
 def _sampling_options(parser: Any) -> None:
     parser.add_argument("--max-tokens", type=int, default=256, help="longest answer, in tokens (default: 256)")
-    parser.add_argument(
-        "--temperature", type=float, default=0.0, help="0 takes the most likely token, 1 samples (default: 0)"
-    )
+    temperature = "0 takes the most likely token, 1 samples (default: 0)"
+    parser.add_argument("--temperature", type=float, default=0.0, help=temperature)
     parser.add_argument("--seed", type=int, default=0, help="seed of the sampling (default: 0)")
 
 

@@ -47,6 +47,8 @@ class Hub(ThreadingHTTPServer):
         self.drop_after: list[int] = []  # bytes after which the next transfers of the weights break off
         self.stop_after: int | None = None  # bytes after which every transfer of the weights breaks off
         self.gate: tuple[int, str] | None = None
+        self.elsewhere = False  # whether weights lie at another host, as on the real Hub
+        self.tokens: list[tuple[str, str]] = []  # paths that came with a token
         self.requests: list[tuple[str, str, str]] = []
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
@@ -69,7 +71,9 @@ class Handler(BaseHTTPRequestHandler):
     def _answer(self, body: bool) -> None:
         path = unquote(urlsplit(self.path).path)
         self.server.requests.append((self.command, path, self.headers.get("Range", "")))
-        if path == f"/{NAME}/resolve/{COMMIT}/{path.rsplit('/', 1)[-1]}":
+        if (token := self.headers.get("Authorization")) is not None:
+            self.server.tokens.append((path, token))
+        if path.startswith("/elsewhere/") or path == f"/{NAME}/resolve/{COMMIT}/{path.rsplit('/', 1)[-1]}":
             self._file(path.rsplit("/", 1)[-1], body)
         elif path in (f"/api/models/{NAME}/revision/main", f"/api/models/{NAME}/revision/{COMMIT}"):
             self._json({"id": NAME, "sha": COMMIT, "siblings": []})
@@ -106,10 +110,21 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
+    def _redirect(self, name: str, content: bytes) -> None:
+        self.send_response(302)
+        self.send_header("Location", f"http://localhost:{self.server.server_address[1]}/elsewhere/{name}?signed=1")
+        self.send_header("X-Linked-ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("X-Linked-Size", str(len(content)))
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
     def _file(self, name: str, body: bool) -> None:
         if self.server.gate is not None:
             return self._error(*self.server.gate)
         content = self.server.files[name]
+        if self.server.elsewhere and "/resolve/" in self.path and name.endswith(".safetensors"):
+            return self._redirect(name, content)
         begin = 0
         if (asked := self.headers.get("Range")) is not None:
             begin = int(asked.removeprefix("bytes=").split("-")[0])
@@ -203,6 +218,17 @@ def test_a_dropped_connection_goes_on_at_once(hub: Hub, tmp_path: Path) -> None:
     assert (tmp_path / "here" / "model.safetensors").read_bytes() == WEIGHTS
     first, second = fetched(hub, "model.safetensors")
     assert first == "" and second.startswith("bytes=") and int(second[6:].rstrip("-")) > 0
+
+
+def test_the_token_stays_with_the_hub(hub: Hub, tmp_path: Path) -> None:
+    """Weights lie at another host, where the token has no business; the transfer breaks off and goes on there."""
+    hub.elsewhere, hub.drop_after = True, [15_000_000]
+    result = run(hub, tmp_path, "pull", NAME, HF_TOKEN="hf_secret", NO_PROXY="127.0.0.1,localhost")
+    assert result.returncode == 0, result.stderr
+    assert (Path(result.stdout.strip()) / "model.safetensors").read_bytes() == WEIGHTS
+    assert fetched(hub, "elsewhere/model.safetensors")[1].startswith("bytes=")
+    assert hub.tokens and not [path for path, _ in hub.tokens if path.startswith("/elsewhere/")]
+    assert "hf_secret" not in result.stderr + result.stdout
 
 
 def test_an_interrupted_pull_goes_on_where_it_stopped(hub: Hub, tmp_path: Path) -> None:
