@@ -254,6 +254,12 @@ def test_a_wrong_hash_is_thrown_away(hub: Hub, tmp_path: Path, name: str) -> Non
     assert not list(tmp_path.rglob("*.part")) and find_pulled(NAME, cache=tmp_path / "hub") is None
 
 
+def test_a_hash_that_is_a_path_is_refused(hub: Hub, tmp_path: Path) -> None:
+    hub.stated["model.safetensors"] = "../../../evil"
+    assert "no proper hash for model.safetensors" in mistake(run(hub, tmp_path, "pull", NAME))
+    assert not fetched(hub, "model.safetensors")
+
+
 def test_a_damaged_file_is_fetched_again(hub: Hub, tmp_path: Path) -> None:
     folder = tmp_path / "here"
     run(hub, tmp_path, "pull", NAME, "--to", str(folder))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Generator
@@ -19,13 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from castor.hub.cache import find_pulled, model_folder
+from castor.hub.cache import COMMIT, find_pulled, model_folder
 from castor.log import LiveLine
 
 SUFFIXES = (".safetensors", ".json", ".jinja")
 NAMES = ("tokenizer.model",)
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 CHUNK_BYTES = 1 << 20
+HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +99,9 @@ def _listing(hub: Any, name: str, revision: str) -> tuple[str, list[Remote]]:
         if plain and hasattr(entry, "size") and (entry.path.endswith(SUFFIXES) or entry.path in NAMES):
             sha256 = entry.lfs.sha256 if entry.lfs is not None else None
             found.append(Remote(name=entry.path, size=entry.size, sha256=sha256, git_sha1=entry.blob_id))
+    odd = [file.name for file in found if not HASH.fullmatch(file.key)]
+    if odd or not COMMIT.fullmatch(str(commit)):
+        raise ValueError(f"{name}: the Hub's listing states no proper hash for {odd[0] if odd else 'the commit'}")
     if not any(file.name.endswith(".safetensors") for file in found):
         pickles = [path for path in seen if path.endswith(PICKLES)]
         why = f"; {pickles[0]} is pickle, which can run code, and is never fetched" if pickles else ""
