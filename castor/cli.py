@@ -19,6 +19,7 @@ from castor.cli_options import (
     sampling_options,
     whole,
 )
+from castor.cli_published import add_published_verbs
 from castor.runtime import before_torch, use_faster_malloc
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ Castor reads text, pictures, sound, video and pages, and writes text and picture
   castor chat                                      talk to it; /help lists what you can show it
   castor speedrun                                  train a small model from nothing on this machine
   castor eval --limit 50                           score every ability, with chance beside it
+  castor pull google/gemma-4-E2B-it                fetch a published model, then: castor chat --model NAME
 """
 
 GENERATE = """\
@@ -152,6 +154,7 @@ def build_parser() -> argparse.ArgumentParser:
     speedrun.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change, such as minutes=5")
     merge_options(verb("merge", run_merge, "put an adapter into a model's weights for good, as a folder of its own"))
     eval_options(verb("eval", run_eval, "score every ability on unseen examples, with intervals and chance"))
+    add_published_verbs(verb)
     _data_options(verb("data", lambda _: data.print_help(), "make, look at and count training data"))
     data = verbs.choices["data"]
     return parser

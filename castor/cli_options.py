@@ -16,7 +16,9 @@ class _AddPart(argparse.Action):
 
 def model_option(parser: Any) -> None:
     """Which model, and which adapter on it."""
-    parser.add_argument("--model", default="atom", metavar="NAME", help="atom, or a model folder (default: atom)")
+    parser.add_argument(
+        "--model", default="atom", metavar="NAME", help="atom, a model folder, or a pulled model (default: atom)"
+    )
     parser.add_argument("--adapter", metavar="FOLDER", help="an adapter trained for that model, put onto it")
 
 

@@ -252,6 +252,8 @@ def test_the_public_surface() -> None:
     wanted = {
         "Audio",
         "Document",
+        "FunctionCall",
+        "FunctionResponse",
         "Image",
         "Message",
         "Model",

@@ -13,12 +13,15 @@ from typing import NamedTuple
 
 import torch
 
-from castor.engine.sample import Grammar, SamplingConfig, pick
+from castor.engine.sample import SamplingConfig, grammar_of, pick
 from castor.models.decoder import Decoder
 from castor.tokens.batch import Batch
+from castor.tokens.gemma import GemmaRenderer
 from castor.tokens.pack import collate
 from castor.tokens.render import Renderer
 from castor.tokens.sequence import Sequence
+
+AnyRenderer = Renderer | GemmaRenderer
 
 
 class Said(NamedTuple):
@@ -30,7 +33,7 @@ class Said(NamedTuple):
 
 @torch.inference_mode()
 def generate_ids(
-    decoder: Decoder, renderer: Renderer, prompts: Seq[Sequence], config: SamplingConfig, *, draw: bool
+    decoder: Decoder, renderer: AnyRenderer, prompts: Seq[Sequence], config: SamplingConfig, *, draw: bool
 ) -> Iterator[Said]:
     """Ids of the replies, a step of every row that still speaks at a time; the id that ends a turn is not given."""
     rows = _Rows(decoder, renderer, prompts, config, draw)
@@ -47,10 +50,16 @@ class _Rows:
     """The state of the rows that still speak."""
 
     def __init__(
-        self, decoder: Decoder, renderer: Renderer, prompts: Seq[Sequence], config: SamplingConfig, draw: bool
+        self,
+        decoder: Decoder,
+        renderer: AnyRenderer,
+        prompts: Seq[Sequence],
+        config: SamplingConfig,
+        draw: bool,
     ) -> None:
         self.decoder, self.renderer, self.config = decoder, renderer, config
-        self.grammar = Grammar(renderer.space, may_draw=draw)
+        self.grammar = grammar_of(renderer.space, may_draw=draw)
+        self.stop_ids = renderer.stop_ids
         self.device = next(decoder.parameters()).device
         self.said: list[list[int]] = [[] for _ in prompts]
         self.next_position = [len(prompt) for prompt in prompts]
@@ -93,10 +102,8 @@ class _Rows:
         for index, row in enumerate(self.active):
             allowed_V = self.grammar.allowed_V(self.said[row])
             logits_V = logits_BV[index].masked_fill(~allowed_V, -torch.inf)
-            space = self.renderer.space
-            is_code = bool(allowed_V[space.first_code : space.end].any())
-            token_id = pick(logits_V, self.config, self.generators[row], is_code=is_code)
-            if token_id == self.renderer.stop_id:
+            token_id = pick(logits_V, self.config, self.generators[row], is_code=self.grammar.is_code(allowed_V))
+            if token_id in self.stop_ids:
                 continue
             self.said[row].append(token_id)
             spoken.append(Said(row, token_id))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,12 @@ import torch
 
 from castor.checkpoint import load_json, save_json, write_atomically
 from castor.config import from_dict, to_dict
-from castor.content import Image, Message, Part, Text
+from castor.content import Message, Part
 from castor.engine.generate import generate_ids
+from castor.engine.published import load_published, save_published
 from castor.engine.sample import SamplingConfig
+from castor.engine.stream import PartStream, TextStream, cut
+from castor.hub import find_pulled
 from castor.models.adapter import load_adapter
 from castor.models.codec import ImageCodec
 from castor.models.decoder import Decoder
@@ -21,11 +24,14 @@ from castor.models.load import load_model, save_model
 from castor.nn.lora import merge_adapters
 from castor.runtime import pick_device
 from castor.tokens.batch import Batch
+from castor.tokens.gemma import GemmaRenderer
 from castor.tokens.pack import collate
 from castor.tokens.render import RenderConfig, Renderer
+from castor.tokens.sequence import Sequence
 from castor.tokens.space import IdSpace
 from castor.tokens.text import Tokenizer
 
+Tools = Seq[Mapping[str, Any]]
 Prompt = str | Part | Message | Seq[str | Part] | Seq[Message]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SHIPPED = Path(__file__).resolve().parent.parent / "weights"
@@ -38,20 +44,31 @@ def load(
     precision: str = "float32",
     adapter: str | Path | None = None,
 ) -> Model:
-    """The model in a folder, or the shipped one of that name ("atom").
+    """The model in a folder, the shipped one of that name ("atom"), or one that `castor pull NAME` fetched.
 
-    `precision` is the type the weights compute in: "float32" or "bfloat16". `adapter` is a folder in PEFT's layout,
-    whose adapter is put into the weights. Raises ValueError naming what is missing.
+    A folder is one of ours, with castor.json, or a published checkpoint in Hugging Face's layout. `precision` is the
+    type the weights compute in: "float32" or "bfloat16". `adapter` is a folder in PEFT's layout, whose adapter is put
+    into the weights. Raises ValueError naming what is missing.
     """
-    folder = next((at for at in (Path(name), SHIPPED / name) if (at / "castor.json").is_file()), None)
-    if folder is None:
-        shipped = sorted(path.parent.name for path in SHIPPED.glob("*/castor.json"))
-        raise ValueError(f"{str(name)!r}: neither a model folder (with castor.json) nor a shipped model {shipped}")
-    model = Model.load(folder, device=pick_device(device), precision=precision)
+    model = Model.load(find_folder(name), device=pick_device(device), precision=precision)
     if adapter is not None:
         load_adapter(model.decoder, adapter)
         merge_adapters(model.decoder)
     return model
+
+
+def find_folder(name: str | Path) -> Path:
+    """Where the model of that name lies; ValueError says what to do where it is nowhere. Nothing is fetched."""
+    for folder in (Path(name), SHIPPED / name):
+        if any((folder / file).is_file() for file in ("castor.json", "config.json")):
+            return folder
+    if (pulled := find_pulled(str(name))) is not None:
+        return pulled
+    shipped = sorted(path.parent.name for path in SHIPPED.glob("*/castor.json"))
+    known = f"neither a model folder (with castor.json or config.json) nor a shipped model {shipped}"
+    if str(name).count("/") == 1 and not str(name).startswith((".", "/", "~")) and not Path(name).exists():
+        raise ValueError(f"{str(name)!r}: {known}; to fetch it: castor pull {name}")
+    raise ValueError(f"{str(name)!r}: {known}")
 
 
 class Model:
@@ -63,7 +80,7 @@ class Model:
     def __init__(
         self,
         decoder: Decoder,
-        renderer: Renderer,
+        renderer: Renderer | GemmaRenderer,
         codec: ImageCodec | None,
         *,
         card: dict[str, Any] | None = None,
@@ -83,9 +100,11 @@ class Model:
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str = "cpu", precision: str = "float32") -> Model:
-        """The model that `save` wrote to `folder`."""
+        """The model that `save` wrote to `folder`, or a published checkpoint."""
         folder = Path(folder)
         dtype = _dtype(precision)
+        if not (folder / "castor.json").is_file():
+            return cls(*load_published(folder, device=device, dtype=dtype), None)
         about = load_json(folder / "castor.json")
         if not isinstance(about, dict) or not all(isinstance(about.get(key), dict) for key in ("space", "renderer")):
             raise ValueError(f"{folder / 'castor.json'}: needs the objects space and renderer")
@@ -104,7 +123,7 @@ class Model:
             encode_image=codec.encode if codec else None,
             decode_image=codec.decode if codec else None,
         )
-        decoder = load_model(folder).to(device=device, dtype=dtype)
+        decoder = load_model(folder, device=device, dtype=dtype)
         if renderer.tokenizer.vocab_size != space.num_text or decoder.config.text.vocab_size != space.vocab_size:
             raise ValueError(
                 f"{folder}: castor.json states {space.num_text} text pieces and {space.vocab_size} ids, the tokenizer "
@@ -118,7 +137,10 @@ class Model:
         dtype = _dtype(precision)
         folder.mkdir(parents=True, exist_ok=True)
         save_model(self.decoder, folder, dtype=dtype)
-        write_atomically(folder / "tokenizer.model", self.tokenizer.model)
+        if isinstance(self.renderer, GemmaRenderer):
+            save_published(self.renderer, folder)
+            return
+        write_atomically(folder / self.tokenizer.FILE, self.tokenizer.model)
         if self.codec is not None:
             self.codec.save(folder)
         about = {
@@ -128,33 +150,45 @@ class Model:
         }
         save_json(folder / "castor.json", about)
 
-    def generate(self, prompt: Prompt, **sampling: Any) -> Message:
+    def generate(self, prompt: Prompt, *, tools: Tools = (), thinking: bool = False, **sampling: Any) -> Message:
         """The model's answer. `sampling` are the fields of `SamplingConfig`: max_tokens, temperature, seed, ...
+
+        `tools` (function declarations in the Gemini API's form) and `thinking` are for published checkpoints.
 
         >>> model.generate([castor.Image("shapes.png"), "How many red shapes are there?"]).text
         """
-        return self.generate_batch([_messages(prompt)], **sampling)[0]
+        return self.generate_batch([_messages(prompt)], tools=tools, thinking=thinking, **sampling)[0]
 
-    def generate_batch(self, prompts: Iterable[Prompt], **sampling: Any) -> list[Message]:
+    def generate_batch(
+        self, prompts: Iterable[Prompt], *, tools: Tools = (), thinking: bool = False, **sampling: Any
+    ) -> list[Message]:
         """Answers to many prompts at once, each as if it were alone, but for the rounding of larger matrix products."""
         conversations = [_messages(prompt) for prompt in prompts]
         if not conversations:
             return []
         config = _sampling(sampling)
-        sequences = [self.renderer.encode(messages, reply=True) for messages in conversations]
+        sequences = [self._prompt(messages, tools, thinking) for messages in conversations]
         said: list[list[int]] = [[] for _ in conversations]
         for row, token_id in generate_ids(self.decoder, self.renderer, sequences, config, draw=self.codec is not None):
             said[row].append(token_id)
-        return [Message("model", _cut(self.renderer.decode(ids), config.stop)) for ids in said]
+        return [Message("model", cut(self.renderer.decode(ids), config.stop)) for ids in said]
 
-    def stream(self, prompt: Prompt, **sampling: Any) -> Iterator[Part]:
+    def stream(self, prompt: Prompt, *, tools: Tools = (), thinking: bool = False, **sampling: Any) -> Iterator[Part]:
         """The answer as it comes: `Text` pieces, and an `Image` whenever a picture is finished."""
         config = _sampling(sampling)
-        sequence = self.renderer.encode(_messages(prompt), reply=True)
-        writer = _Stream(self.renderer, config.stop)
+        sequence = self._prompt(_messages(prompt), tools, thinking)
+        published = isinstance(self.renderer, GemmaRenderer)
+        writer = PartStream(self.renderer, config.stop) if published else TextStream(self.renderer, config.stop)
         for _, token_id in generate_ids(self.decoder, self.renderer, [sequence], config, draw=self.codec is not None):
             yield from writer.take(token_id)
         yield from writer.finish()
+
+    def _prompt(self, messages: list[Message], tools: Tools, thinking: bool) -> Sequence:
+        if isinstance(self.renderer, GemmaRenderer):
+            return self.renderer.encode(messages, reply=True, tools=tools, thinking=thinking)
+        if tools or thinking:
+            raise ValueError("this model knows neither tools nor thinking")
+        return self.renderer.encode(messages, reply=True)
 
     @torch.inference_mode()
     def logits(self, messages: Prompt) -> torch.Tensor:
@@ -190,62 +224,3 @@ def _messages(prompt: Prompt) -> list[Message]:
     if bool(messages) == bool(parts):
         raise ValueError("a prompt is texts and parts, or messages; not both, and not nothing")
     return messages or [Message.user(*parts)]
-
-
-def _cut(parts: tuple[Part, ...], stop: tuple[str, ...]) -> tuple[Part, ...]:
-    """The parts up to the first stop text."""
-    kept: list[Part] = []
-    for part in parts:
-        if isinstance(part, Text) and (at := _first(part.text, stop)) is not None:
-            return (*kept, Text(part.text[:at])) if at else tuple(kept)
-        kept.append(part)
-    return tuple(kept)
-
-
-def _first(text: str, stop: tuple[str, ...]) -> int | None:
-    places = [at for at in (text.find(word) for word in stop) if at >= 0]
-    return min(places, default=None)
-
-
-class _Stream:
-    """Turns ids into parts as early as they are certain: whole characters, and no half of a stop text."""
-
-    def __init__(self, renderer: Renderer, stop: tuple[str, ...]) -> None:
-        self.renderer, self.stop = renderer, stop
-        self.pieces: list[int] = []
-        self.drawing: list[int] = []
-        self.given = 0
-
-    def take(self, token_id: int) -> Iterator[Part]:
-        space = self.renderer.space
-        if self.drawing or token_id == space.special("<|draw>"):
-            if not self.drawing:
-                yield from self.finish()
-            self.drawing.append(token_id)
-            if token_id == space.special("<draw|>"):
-                yield from (part for part in self.renderer.decode(self.drawing) if isinstance(part, Image))
-                self.drawing = []
-            return
-        self.pieces.append(token_id)
-        text = self.renderer.tokenizer.decode(self.pieces)
-        certain = text.rstrip("\ufffd")
-        held = max((_overlap(certain, word) for word in self.stop), default=0)
-        yield from self._give(certain[: len(certain) - held])
-
-    def finish(self) -> Iterator[Part]:
-        if self.pieces:
-            text = self.renderer.tokenizer.decode(self.pieces)
-            yield from self._give(text if (at := _first(text, self.stop)) is None else text[:at])
-        self.pieces, self.given = [], 0
-
-    def _give(self, text: str) -> Iterator[Part]:
-        if (at := _first(text, self.stop)) is not None:
-            text = text[:at]
-        if len(text) > self.given:
-            yield Text(text[self.given :])
-            self.given = len(text)
-
-
-def _overlap(text: str, word: str) -> int:
-    """How many characters at the end of `text` begin `word`."""
-    return next((n for n in range(min(len(word), len(text)), 0, -1) if text.endswith(word[:n])), 0)

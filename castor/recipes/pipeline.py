@@ -52,6 +52,8 @@ from castor.train.optim import OptimConfig
 from castor.train.workers import Workers
 
 SHARES = {"codec": 0.10, "pretrain": 0.62, "tune": 0.28}  # of the training time
+_TURN = SHARES["pretrain"] / (SHARES["pretrain"] + SHARES["tune"])
+STRETCHES = {"pretrain": (0.0, _TURN), "tune": (_TURN, 1.0)}  # of the learning rate's one schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,7 @@ class RunConfig:
     pretrain_steps: int = 0
     tune_steps: int = 0
     code_weight: float = 0.5  # of a picture code in the loss, against 1 for a piece of text
-    num_rows: int = 6  # of a step: few, as many small steps learn sooner than few large ones
+    num_rows: int = 8
     row_tokens: int = 320  # the longest video with its sound fits
     num_workers: int = 1  # that make batches, for each training process
     processes: int = 0  # that share a step's rows; 0: on a CPU as many as its cores, up to 4, and on a GPU one
@@ -276,7 +278,7 @@ class Run:
         return Loader(config, SpannedMixture(self.mixture, *span), render, pack)
 
     def train(self, stage: str) -> bool:
-        """Pre-train at a held rate, or tune while it falls; False where Ctrl-C ended it early."""
+        """Pre-train, or tune from there on; False where Ctrl-C ended it early."""
         folder, done_path = self.folder / stage, self.folder / f"{stage}.json"
         decoder = self.decoder()
         if done_path.exists():
@@ -300,7 +302,8 @@ class Run:
             num_steps=steps,
             optim=self.config.optim,
             warmup=0.02,
-            decay=0.0 if stage == "pretrain" else 1.0,
+            decay=0.85,
+            stretch=STRETCHES[stage],
             precision=self._train_precision,
             save_every_s=self.config.save_every_s,
         )

@@ -9,7 +9,7 @@ import torch
 from castor.engine.model import Model
 from castor.models.codec import ImageCodec
 from castor.models.extend import drawing_ids, drawing_space, extended_decoder
-from castor.tokens.space import IdSpace
+from castor.tokens.render import Renderer
 
 
 def add_drawing(model: Model, codec: ImageCodec, seed: int = 0) -> tuple[Model, torch.Tensor]:
@@ -19,9 +19,10 @@ def add_drawing(model: Model, codec: ImageCodec, seed: int = 0) -> tuple[Model, 
     """
     if model.codec is not None:
         raise ValueError("senses=draw: this model has an image codec already, so it can draw")
+    if not isinstance(model.renderer, Renderer):
+        kind = type(model.renderer.space).__name__
+        raise ValueError(f"senses=draw: ids of the kind {kind} have no room for drawings yet")
     old = model.renderer.space
-    if not isinstance(old, IdSpace):
-        raise ValueError(f"senses=draw: ids of the kind {type(old).__name__} have no room for drawings yet")
     space = drawing_space(old, codec.config.num_codes)
     decoder = extended_decoder(model.decoder, space.vocab_size, old.end, seed)
     renderer = copy.copy(model.renderer)

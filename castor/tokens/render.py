@@ -100,12 +100,17 @@ class Renderer:
         """The id that ends a turn."""
         return self.space.special("<turn|>")
 
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """The ids that end a reply."""
+        return frozenset((self.stop_id,))
+
     def encode(self, messages: Iterable[Message], *, reply: bool = False) -> Sequence:
         """The sequence of a conversation; with `reply`, it ends where the model's answer begins.
 
         Every model turn, with the token that ends it, is a target.
         """
-        writer = _Writer(self)
+        writer = Writer(self.config, self.space.special)
         writer.ids([BOS_ID])
         for message in messages:
             said = message.role == "model"
@@ -121,7 +126,7 @@ class Renderer:
             writer.ids([self._roles["model"]])
         return writer.finish()
 
-    def _write_part(self, writer: _Writer, part: Part, said: bool) -> None:
+    def _write_part(self, writer: Writer, part: Part, said: bool) -> None:
         if isinstance(part, Text):
             writer.ids(self.tokenizer.encode(part.text))
         elif said:
@@ -140,7 +145,7 @@ class Renderer:
         else:
             raise ValueError(f"not a part of a message: {part!r}")
 
-    def _write_video(self, writer: _Writer, video: Video) -> None:
+    def _write_video(self, writer: Writer, video: Video) -> None:
         clip = video.clip(self.limits, num_frames=self.config.num_frames, fps=self.config.fps)
         sound_SF = self.sound_frames(clip.samples_S) if clip.samples_S is not None else None
         track = None
@@ -168,7 +173,7 @@ class Renderer:
         last = index + 1 == len(clip.times_s)
         return slice(start, None if last else round(float(clip.times_s[index + 1]) / token_s))
 
-    def _write_drawing(self, writer: _Writer, image: Image) -> None:
+    def _write_drawing(self, writer: Writer, image: Image) -> None:
         if self.encode_image is None:
             raise ValueError("this model has no image codec, so it cannot be taught a picture in a model turn")
         codes_hw = self.encode_image(image.pixels(self.limits))
@@ -218,11 +223,12 @@ class Renderer:
         return _parse(self, sequence)
 
 
-class _Writer:
+class Writer:
     """Collects a sequence token by token."""
 
-    def __init__(self, renderer: Renderer) -> None:
-        self.renderer = renderer
+    def __init__(self, config: RenderConfig, special: Callable[[str], int]) -> None:
+        """`special` gives the id of a special token by its name."""
+        self.config, self._special = config, special
         self.is_target = False
         self._ids: list[int] = []
         self._targets: list[bool] = []
@@ -242,17 +248,17 @@ class _Writer:
         self._blocks += [block] * len(ids)
 
     def special(self, name: str) -> None:
-        self.ids([self.renderer.space.special(name)])
+        self.ids([self._special(name)])
 
     def image(self, pixels_HWC: np.ndarray, max_tokens: int, placeholder: str) -> None:
-        config = self.renderer.config
+        config = self.config
         resized = resize_to_budget(pixels_HWC, config.patch_size, config.pooling, max_tokens)
         patches_PC, xy_P2 = patchify(resized, config.merged_px)
         self.special("<|image>")
         self._patches.append(patches_PC)
         self._patch_xy.append(xy_P2)
         self._patch_at.append(np.arange(len(self._ids), len(self._ids) + len(patches_PC)))
-        self.ids([self.renderer.space.special(placeholder)] * len(patches_PC), self._num_blocks)
+        self.ids([self._special(placeholder)] * len(patches_PC), self._num_blocks)
         self._num_blocks += 1
         self.special("<image|>")
 
@@ -267,12 +273,12 @@ class _Writer:
         self.special("<|audio>")
         self._frames.append(frames_SF)
         self._frame_at.append(np.arange(len(self._ids), len(self._ids) + len(frames_SF)))
-        self.ids([self.renderer.space.special("<|audio|>")] * len(frames_SF))
+        self.ids([self._special("<|audio|>")] * len(frames_SF))
         self.special("<audio|>")
         return clip
 
     def finish(self) -> Sequence:
-        config = self.renderer.config
+        config = self.config
         return Sequence(
             ids_T=np.array(self._ids, dtype=np.int32),
             is_target_T=np.array(self._targets, dtype=bool),

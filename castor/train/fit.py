@@ -37,6 +37,7 @@ class FitConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     warmup: float = 0.02  # share of the steps
     decay: float = 0.4  # share of the steps
+    stretch: tuple[float, float] = (0.0, 1.0)  # of the schedule that these steps are, where a run has several stages
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     on_bad_step: Literal["skip", "stop"] = "skip"  # what to do where a loss is not finite
     save_every_s: float = 120.0
@@ -44,6 +45,14 @@ class FitConfig:
     def __post_init__(self) -> None:
         if self.num_steps < 1 or self.accumulate < 1:
             raise ValueError(f"num_steps={self.num_steps} and accumulate={self.accumulate} must be at least 1")
+        if not 0 <= self.stretch[0] < self.stretch[1] <= 1:
+            raise ValueError(f"stretch={self.stretch} must rise within 0 and 1")
+
+    def rate_scale(self, step: int) -> float:
+        """The factor on the peak rates at `step` of these steps."""
+        begin, end = self.stretch
+        num_whole = round(self.num_steps / (end - begin))
+        return learning_rate_scale(round(begin * num_whole) + step, num_whole, warmup=self.warmup, decay=self.decay)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +151,7 @@ class Trainer:
         for broken in sums.broken:
             print(f"step {step + 1}: skipped {broken}", file=sys.stderr, flush=True)
         count = max(sums.count, 1.0)
-        scale = learning_rate_scale(step, config.num_steps, warmup=config.warmup, decay=config.decay)
+        scale = config.rate_scale(step)
         norm = self._update(sums.loss, count, scale, step, sums.origins)
         row = {
             "loss": sums.loss / count,
