@@ -24,6 +24,7 @@ _PLAIN = (
     ("image_question", "Questions about a picture", (EXACT,), 16),
     ("image_count", "Counting in a picture", (FINAL_ANSWER,), 112),
     ("dialogue", "A dialogue about a picture", (EXACT,), 16),
+    ("large_text", "Reading one large word", (EXACT, CHARACTER_ERROR), 16),
     ("text_reading", "Reading text in a picture", (EXACT, CHARACTER_ERROR), 32),
     ("chart", "Questions about a chart", (EXACT,), 16),
     ("document", "Questions about a page", (EXACT,), 32),
