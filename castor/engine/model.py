@@ -11,8 +11,10 @@ import torch
 
 from castor.checkpoint import load_json, save_json, write_atomically
 from castor.config import from_dict, to_dict
-from castor.content import Image, Message, Part, Text
-from castor.engine.generate import generate_ids
+from castor.content import Message, Part
+from castor.engine.engine import Engine, EngineConfig
+from castor.engine.reply import PartWriter
+from castor.engine.request import Request
 from castor.engine.sample import SamplingConfig
 from castor.models.codec import ImageCodec
 from castor.models.decoder import Decoder
@@ -26,6 +28,7 @@ from castor.tokens.text import Tokenizer
 
 Prompt = str | Part | Message | Seq[str | Part] | Seq[Message]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+MOST_ROWS, PREFILL_TOKENS = 64, 2048  # of one call: answered at once, read in a step
 SHIPPED = Path(__file__).resolve().parent.parent / "weights"
 
 
@@ -127,21 +130,37 @@ class Model:
         conversations = [_messages(prompt) for prompt in prompts]
         if not conversations:
             return []
-        config = _sampling(sampling)
-        sequences = [self.renderer.encode(messages, reply=True) for messages in conversations]
-        said: list[list[int]] = [[] for _ in conversations]
-        for row, token_id in generate_ids(self.decoder, self.renderer, sequences, config, draw=self.codec is not None):
-            said[row].append(token_id)
-        return [Message("model", _cut(self.renderer.decode(ids), config.stop)) for ids in said]
+        engine, requests = self._submitted(conversations, _sampling(sampling))
+        while engine.step():
+            pass
+        return [request.result().message for request in requests]
 
     def stream(self, prompt: Prompt, **sampling: Any) -> Iterator[Part]:
         """The answer as it comes: `Text` pieces, and an `Image` whenever a picture is finished."""
-        config = _sampling(sampling)
-        sequence = self.renderer.encode(_messages(prompt), reply=True)
-        writer = _Stream(self.renderer, config.stop)
-        for _, token_id in generate_ids(self.decoder, self.renderer, [sequence], config, draw=self.codec is not None):
-            yield from writer.take(token_id)
+        engine, (request,) = self._submitted([_messages(prompt)], _sampling(sampling))
+        writer = PartWriter(self.renderer, request.sampling.stop)
+        num_given, goes_on = 0, True
+        while goes_on:
+            goes_on = engine.step()
+            for said in request.said[num_given:]:
+                yield from writer.take(said.token_id)
+            num_given = len(request.said)
         yield from writer.finish()
+
+    def _submitted(self, conversations: list[list[Message]], config: SamplingConfig) -> tuple[Engine, list[Request]]:
+        """An engine for these conversations alone, so that weights may change from call to call."""
+        sequences = [self.renderer.encode(messages, reply=True) for messages in conversations]
+        for sequence in sequences:
+            self.decoder.check_length(len(sequence), config.max_tokens)
+        most = sum(len(sequence) + config.max_tokens + 2 * EngineConfig.block_tokens for sequence in sequences)
+        shape = EngineConfig(
+            max_rows=min(len(sequences), MOST_ROWS),
+            token_budget=PREFILL_TOKENS,
+            max_waiting=len(sequences),
+            cache_tokens=most,
+        )
+        engine = Engine(self, shape)
+        return engine, [engine.submit_tokens(sequence, config) for sequence in sequences]
 
     @torch.inference_mode()
     def logits(self, messages: Prompt) -> torch.Tensor:
@@ -177,62 +196,3 @@ def _messages(prompt: Prompt) -> list[Message]:
     if bool(messages) == bool(parts):
         raise ValueError("a prompt is texts and parts, or messages; not both, and not nothing")
     return messages or [Message.user(*parts)]
-
-
-def _cut(parts: tuple[Part, ...], stop: tuple[str, ...]) -> tuple[Part, ...]:
-    """The parts up to the first stop text."""
-    kept: list[Part] = []
-    for part in parts:
-        if isinstance(part, Text) and (at := _first(part.text, stop)) is not None:
-            return (*kept, Text(part.text[:at])) if at else tuple(kept)
-        kept.append(part)
-    return tuple(kept)
-
-
-def _first(text: str, stop: tuple[str, ...]) -> int | None:
-    places = [at for at in (text.find(word) for word in stop) if at >= 0]
-    return min(places, default=None)
-
-
-class _Stream:
-    """Turns ids into parts as early as they are certain: whole characters, and no half of a stop text."""
-
-    def __init__(self, renderer: Renderer, stop: tuple[str, ...]) -> None:
-        self.renderer, self.stop = renderer, stop
-        self.pieces: list[int] = []
-        self.drawing: list[int] = []
-        self.given = 0
-
-    def take(self, token_id: int) -> Iterator[Part]:
-        space = self.renderer.space
-        if self.drawing or token_id == space.special("<|draw>"):
-            if not self.drawing:
-                yield from self.finish()
-            self.drawing.append(token_id)
-            if token_id == space.special("<draw|>"):
-                yield from (part for part in self.renderer.decode(self.drawing) if isinstance(part, Image))
-                self.drawing = []
-            return
-        self.pieces.append(token_id)
-        text = self.renderer.tokenizer.decode(self.pieces)
-        certain = text.rstrip("\ufffd")
-        held = max((_overlap(certain, word) for word in self.stop), default=0)
-        yield from self._give(certain[: len(certain) - held])
-
-    def finish(self) -> Iterator[Part]:
-        if self.pieces:
-            text = self.renderer.tokenizer.decode(self.pieces)
-            yield from self._give(text if (at := _first(text, self.stop)) is None else text[:at])
-        self.pieces, self.given = [], 0
-
-    def _give(self, text: str) -> Iterator[Part]:
-        if (at := _first(text, self.stop)) is not None:
-            text = text[:at]
-        if len(text) > self.given:
-            yield Text(text[self.given :])
-            self.given = len(text)
-
-
-def _overlap(text: str, word: str) -> int:
-    """How many characters at the end of `text` begin `word`."""
-    return next((n for n in range(min(len(word), len(text)), 0, -1) if text.endswith(word[:n])), 0)

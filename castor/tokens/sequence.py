@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -32,3 +33,27 @@ class Sequence:
         assert len(self.is_target_T) == len(self.block_T) == len(self.ids_T)
         assert len(self.patches_PC) == len(self.patch_xy_P2) == len(self.patch_at_P)
         assert len(self.frames_SF) == len(self.frame_at_S)
+
+    def tail(self, start: int) -> Sequence:
+        """What follows the first `start` tokens; a picture or clip must not begin before and end after that place."""
+        patches, frames = self.patch_at_P >= start, self.frame_at_S >= start
+        return Sequence(
+            ids_T=self.ids_T[start:],
+            is_target_T=self.is_target_T[start:],
+            block_T=self.block_T[start:],
+            patches_PC=self.patches_PC[patches],
+            patch_xy_P2=self.patch_xy_P2[patches],
+            patch_at_P=self.patch_at_P[patches] - start,
+            frames_SF=self.frames_SF[frames],
+            frame_at_S=self.frame_at_S[frames] - start,
+        )
+
+    def followed_by(self, ids: Seq[int]) -> Sequence:
+        """The same with these ids of text or codes behind it, none of them a target."""
+        more = np.asarray(ids, dtype=np.int32)
+        return replace(
+            self,
+            ids_T=np.concatenate([self.ids_T, more]),
+            is_target_T=np.concatenate([self.is_target_T, np.zeros(len(more), dtype=bool)]),
+            block_T=np.concatenate([self.block_T, np.full(len(more), -1, dtype=np.int32)]),
+        )

@@ -1,0 +1,193 @@
+"""One step of computing: spans of requests through the decoder, and the logits of those whose next id is due.
+
+Requests that speak make one batch of one token each. Chunks that are read go in batches of similar length, so that
+little is padded; what enters the layers, pictures and sound included, is made once for a request and cut into chunks.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence as Seq
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from castor.engine.blocks import Blocks
+from castor.engine.request import Entering, Request
+from castor.engine.schedule import Span
+from castor.models.decoder import Decoder
+from castor.models.text_config import FULL, SLIDING
+from castor.nn.attention import LayerContext, TokenPlaces
+from castor.nn.blocks import BlockCache, BlockStore, LayerShape, RowBlocks, block_bytes
+from castor.tokens.batch import Batch
+from castor.tokens.pack import collate
+
+
+def layer_shapes(decoder: Decoder) -> list[LayerShape]:
+    """The layers with keys of their own."""
+    config = decoder.config
+    kinds = (config.text.layer_types or ())[: config.text.num_own_layers]
+    return [LayerShape(kind, *shape) for kind, shape in zip(kinds, config.kv_shapes, strict=True)]
+
+
+def windows(decoder: Decoder) -> dict[str, int | None]:
+    """How far each kind of layer that there is looks back."""
+    kinds = {shape.kind for shape in layer_shapes(decoder)}
+    return {kind: decoder.config.text.sliding_window if kind == SLIDING else None for kind in sorted(kinds)}
+
+
+class Forward:
+    """A decoder and the store of its keys and values."""
+
+    def __init__(self, decoder: Decoder, blocks: Blocks) -> None:
+        self.decoder, self.blocks = decoder, blocks
+        weight = decoder.output_weight_VD
+        self.device = weight.device
+        num_blocks = {kind: pool.num_blocks for kind, pool in blocks.pools.items()}
+        self.store = BlockStore(layer_shapes(decoder), num_blocks, blocks.block_tokens, self.device, weight.dtype)
+
+    @torch.inference_mode()
+    def run(self, spans: Seq[Span]) -> torch.Tensor:
+        """Compute the spans; float logits [number of spans that are last, V] in their order, on the CPU."""
+        self._enter([span.request for span in spans if span.request.is_reading and span.request.entering is None])
+        batches: defaultdict[int, list[Span]] = defaultdict(list)
+        for span in spans:
+            length = span.stop - span.start
+            batches[(length - 1).bit_length() + 1 if span.request.is_reading else 0].append(span)
+        ends: dict[int, torch.Tensor] = {}
+        for size, batch in sorted(batches.items()):
+            ends |= self._speak(batch) if size == 0 else self._read(batch)
+        last = [ends[id(span.request)] for span in spans if span.is_last]
+        if not last:
+            return torch.zeros(0, self.decoder.config.text.vocab_size)
+        return self.decoder.project(torch.stack(last)).float().cpu()
+
+    def _enter(self, requests: list[Request]) -> None:
+        """Make what enters the layers of these requests, all in one go."""
+        if not requests:
+            return
+        tails = [r.sequence.followed_by(r.said_ids).tail(r.num_computed) for r in requests]
+        batch = collate([tails], sum(len(tail) for tail in tails)).to(self.device)
+        x_XD, block_X = self.decoder.embed(batch)[0], self.decoder.places(batch).block_BT[0]
+        text = self.decoder.config.text
+        ids_X = batch.ids_BT[0]
+        if text.vocab_size_per_layer_input is not None and text.pad_token_id is not None:
+            ids_X = ids_X.index_fill(0, torch.cat([batch.patch_at_P, batch.frame_at_S]), text.pad_token_id)
+        at = 0
+        for request, tail in zip(requests, tails, strict=True):
+            own = slice(at, at + len(tail))
+            request.entering = Entering(request.num_computed, x_XD[own], ids_X[own], block_X[own])
+            at += len(tail)
+
+    def _speak(self, spans: Seq[Span]) -> dict[int, torch.Tensor]:
+        """The last id of every request; the stream after the final norm for each."""
+        ids_B1 = torch.tensor([[span.request.ids[-1]] for span in spans])
+        batch = replace(_no_tokens(), ids_BT=ids_B1)
+        batch = batch if self.device.type == "cpu" else batch.to(self.device)
+        no_block_B1 = torch.full_like(batch.ids_BT, -1)
+        hidden_B1D = self._through(spans, self.decoder.embed(batch), batch.ids_BT, no_block_B1)
+        return {id(span.request): hidden_D for span, hidden_D in zip(spans, hidden_B1D[:, 0], strict=True)}
+
+    def _read(self, spans: Seq[Span]) -> dict[int, torch.Tensor]:
+        """Chunks of prompts; the stream after the final norm at the end of each. Padding repeats a row's last token."""
+        width = max(span.stop - span.start for span in spans)
+        x, ids, block = [], [], []
+        for span in spans:
+            entering = span.request.entering
+            assert entering is not None
+            at_T = torch.arange(span.start, span.start + width, device=self.device).clamp(max=span.stop - 1)
+            at_T = at_T - entering.start
+            x.append(entering.x_TD[at_T])
+            ids.append(entering.ids_T[at_T])
+            block.append(entering.block_T[at_T])
+        hidden_BTD = self._through(spans, torch.stack(x), torch.stack(ids), torch.stack(block))
+        for span in spans:
+            if span.is_last:
+                span.request.entering = None
+        rows = zip(spans, hidden_BTD, strict=True)
+        return {id(span.request): hidden_TD[span.stop - span.start - 1] for span, hidden_TD in rows}
+
+    def _through(
+        self, spans: Seq[Span], x_BTD: torch.Tensor, ids_BT: torch.Tensor, block_BT: torch.Tensor
+    ) -> torch.Tensor:
+        """All layers with the cache."""
+        start_B, stop_B = (np.array([getattr(span, name) for span in spans]) for name in ("start", "stop"))
+        position_BT = np.minimum(start_B[:, None] + np.arange(ids_BT.shape[1]), stop_B[:, None] - 1)
+        is_padding_BT = start_B[:, None] + np.arange(ids_BT.shape[1]) >= stop_B[:, None]
+        queries = TokenPlaces(torch.zeros_like(ids_BT), self._tensor(position_BT), block_BT)
+        rows, contexts = {}, {}
+        for kind in self.blocks.pools:
+            rows[kind] = self._row_blocks(kind, spans, position_BT, is_padding_BT)
+            keys = rows[kind].places(self._tensor(stop_B), self.blocks.block_tokens)
+            if kind == SLIDING and ids_BT.shape[1] > 1:
+                self._mark_pictures(keys, spans, block_BT)
+            contexts[kind] = keys
+        cache: Any = BlockCache(self.store, rows)  # the decoder asks nothing but `append` of it
+        return self.decoder.run(x_BTD, ids_BT, self._contexts(queries, contexts), cache)
+
+    def _row_blocks(
+        self, kind: str, spans: Seq[Span], position_BT: np.ndarray, is_padding_BT: np.ndarray
+    ) -> RowBlocks:
+        tables = [span.request.tables[kind] for span in spans]
+        table_BN = np.zeros((len(tables), max(len(table.blocks) for table in tables)), dtype=np.int64)
+        for row, table in enumerate(tables):
+            table_BN[row, : len(table.blocks)] = table.blocks
+        size = self.blocks.block_tokens
+        first_B1 = np.array([[table.first] for table in tables])
+        slot_BT = np.take_along_axis(table_BN, position_BT // size - first_B1, 1) * size + position_BT % size
+        slot_BT = np.where(is_padding_BT, 0, slot_BT)
+        return RowBlocks(*(self._tensor(array) for array in (table_BN, first_B1[:, 0] * size, slot_BT.reshape(-1))))
+
+    def _mark_pictures(self, keys: TokenPlaces, spans: Seq[Span], block_BT: torch.Tensor) -> None:
+        """Note which new keys belong to which picture; older ones concern no token of now."""
+        for row, span in enumerate(spans):
+            length = span.stop - span.start
+            at = span.start - int(keys.position_BT[row, 0])
+            keys.block_BT[row, at : at + length] = block_BT[row, :length]
+
+    def _contexts(self, queries: TokenPlaces, keys: dict[str, TokenPlaces]) -> tuple[LayerContext, LayerContext]:
+        """Masks and rotary tables; once for both kinds where nothing has yet left a window."""
+        sliding, full = keys.get(SLIDING, keys[FULL]), keys[FULL]
+        if sliding.doc_BT.shape == full.doc_BT.shape and torch.equal(sliding.position_BT, full.position_BT):
+            return self.decoder.context(queries, sliding)
+        return self.decoder.context(queries, sliding)[0], self.decoder.context(queries, full)[1]
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+
+def _no_tokens() -> Batch:
+    """A batch without media, to be filled."""
+    return collate([[]], 1)
+
+
+def default_cache_tokens(decoder: Decoder, max_rows: int, block_tokens: int, chunk: int) -> int:
+    """Tokens that half the free memory holds, or the longest answers that `max_rows` rows can be, if that is less."""
+    import os
+
+    weight, text, shapes = decoder.output_weight_VD, decoder.config.text, layer_shapes(decoder)
+    if weight.device.type == "cuda":
+        free_bytes = torch.cuda.mem_get_info(weight.device)[0]
+    elif hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+        free_bytes = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    else:
+        free_bytes = 4 * 2**30
+    left = free_bytes // 2
+    if SLIDING in windows(decoder):
+        per_row = -(-(text.sliding_window + chunk) // block_tokens) + 1
+        left -= max_rows * per_row * block_bytes(shapes, SLIDING, block_tokens, weight.dtype)
+    num_blocks = left // block_bytes(shapes, FULL, block_tokens, weight.dtype)
+    return max(block_tokens, min(num_blocks * block_tokens, max_rows * text.max_position_embeddings))
+
+
+def new_blocks(decoder: Decoder, cache_tokens: int, max_rows: int, block_tokens: int, chunk: int) -> Blocks:
+    """Pools for `cache_tokens` on full layers; sliding ones need no more than all rows' windows, but share the rest."""
+    looks_back = windows(decoder)
+    num_full = -(-cache_tokens // block_tokens)
+    num_blocks = {}
+    for kind, window in looks_back.items():
+        most = num_full if window is None else max_rows * (-(-(window + chunk) // block_tokens) + 1)
+        num_blocks[kind] = min(num_full, most) + 1
+    return Blocks(num_blocks, looks_back, block_tokens)
