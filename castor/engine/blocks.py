@@ -110,9 +110,7 @@ class Blocks:
 
     def fits(self, num_tokens: int, chunk: int) -> bool:
         """Whether a request of `num_tokens` fits when it is alone."""
-        return all(
-            self.most_held(kind, num_tokens, chunk) <= pool.num_blocks - 1 for kind, pool in self.pools.items()
-        )
+        return all(self.most_held(kind, num_tokens, chunk) <= pool.num_blocks - 1 for kind, pool in self.pools.items())
 
     def has_room(self, tables: Tables, num_tokens: int, chunk: int) -> bool:
         """Whether a request with these tables could now be computed up to `num_tokens`."""

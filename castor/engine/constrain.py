@@ -17,6 +17,10 @@ from castor.tokens.space import IdSpace
 from castor.tokens.text import Tokenizer
 
 
+class ConstraintError(RuntimeError):
+    """A grammar that its library gave up on, being too complex."""
+
+
 class Constraint:
     """One reply on its way through a grammar."""
 
@@ -40,7 +44,7 @@ class Constraint:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise ValueError(f"the reply's grammar cannot go on: {self._matcher.get_error()}")
+            raise ConstraintError(f"the reply's grammar: {self._matcher.get_error()}")
 
 
 class Constrainer:
@@ -62,8 +66,8 @@ class Constrainer:
         """
         from llguidance import LLMatcher
 
-        options = json.dumps({"whitespace_flexible": False})
-        return self._constraint(LLMatcher.grammar_from_json_schema(json.dumps(schema), json.loads(options)), "schema")
+        grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides={"whitespace_flexible": False})
+        return self._constraint(grammar, "schema")
 
     def of_regex(self, pattern: str) -> Constraint:
         """Text that the whole of a regular expression matches (Rust's dialect); ValueError where it is none."""
@@ -85,10 +89,9 @@ class _Pieces:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self.tokens = [tokenizer.piece_bytes(index) or b"<special>" for index in range(tokenizer.vocab_size)] + [b"<end>"]
-        self.special_token_ids = [
-            index for index in range(tokenizer.vocab_size) if tokenizer.piece_bytes(index) is None
-        ] + [tokenizer.vocab_size]
+        pieces = [tokenizer.piece_bytes(index) for index in range(tokenizer.vocab_size)] + [None]
+        self.tokens = [b"<special>" if piece is None else piece for piece in pieces]
+        self.special_token_ids = [index for index, piece in enumerate(pieces) if piece is None]
         self.eos_token_id, self.bos_token_id = tokenizer.vocab_size, None
 
     def __call__(self, text: str | bytes) -> list[int]:

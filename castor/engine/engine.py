@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from castor.content import Message
-from castor.engine.constrain import Constrainer
+from castor.engine.constrain import Constrainer, ConstraintError
 from castor.engine.forward import Forward, default_cache_tokens, new_blocks
 from castor.engine.request import Reason, Request, Said
 from castor.engine.sample import Grammar, SamplingConfig, pick
@@ -169,7 +169,11 @@ class Engine:
     def _say(self, requests: Sequence[Request], logits_NV: torch.Tensor) -> None:
         """Choose the next id of every request, and end those that are done."""
         for request, logits_V in zip(requests, logits_NV, strict=True):
-            said = self._choose(request, logits_V)
+            try:
+                said = self._choose(request, logits_V)
+            except ConstraintError as error:
+                self._end(request, "error", str(error))
+                continue
             if said.token_id == self.model.renderer.stop_id:
                 self._end(request, "stop")
                 continue
@@ -200,9 +204,9 @@ class Engine:
                 return "stop"
         return "length" if len(ids) >= sampling.max_tokens and not self.grammar.is_drawing(ids) else None
 
-    def _end(self, request: Request, reason: Reason) -> None:
+    def _end(self, request: Request, reason: Reason, error: str = "") -> None:
         self.scheduler.remove(request)
-        request.end(reason)
+        request.end(reason, error)
 
     def run(self) -> None:
         """Make steps until `close`, waiting while there is nothing to do. Should a step fail, all requests end."""
@@ -219,7 +223,9 @@ class Engine:
                 left = [*self.scheduler.running, *self.scheduler.waiting, *self._inbox]
                 self._inbox.clear()
             for request in left:
-                request.end("error" if failed else "cancelled")
+                request.end(
+                    "error" if failed else "cancelled", "the engine's thread ended by an error" if failed else ""
+                )
 
     def start(self) -> Engine:
         """Make steps in a thread from now on."""

@@ -56,13 +56,16 @@ class Forward:
         for span in spans:
             length = span.stop - span.start
             batches[(length - 1).bit_length() + 1 if span.request.is_reading else 0].append(span)
-        ends: dict[int, torch.Tensor] = {}
+        rows, hidden = [], []
         for size, batch in sorted(batches.items()):
-            ends |= self._speak(batch) if size == 0 else self._read(batch)
-        last = [ends[id(span.request)] for span in spans if span.is_last]
+            rows += batch
+            hidden.append(self._speak(batch) if size == 0 else self._read(batch))
+        row_of = {id(span.request): row for row, span in enumerate(rows)}
+        last = [row_of[id(span.request)] for span in spans if span.is_last]
         if not last:
             return torch.zeros(0, self.decoder.config.text.vocab_size)
-        return self.decoder.project(torch.stack(last)).float().cpu()
+        hidden_BD = torch.cat(hidden)
+        return self.decoder.project(hidden_BD[torch.tensor(last, device=self.device)]).float().cpu()
 
     def _enter(self, requests: list[Request]) -> None:
         """Make what enters the layers of these requests, all in one go."""
@@ -81,17 +84,16 @@ class Forward:
             request.entering = Entering(request.num_computed, x_XD[own], ids_X[own], block_X[own])
             at += len(tail)
 
-    def _speak(self, spans: Seq[Span]) -> dict[int, torch.Tensor]:
-        """The last id of every request; the stream after the final norm for each."""
+    def _speak(self, spans: Seq[Span]) -> torch.Tensor:
+        """The last id of every request; the stream after the final norm, [B, D]."""
         ids_B1 = torch.tensor([[span.request.ids[-1]] for span in spans])
         batch = replace(_no_tokens(), ids_BT=ids_B1)
         batch = batch if self.device.type == "cpu" else batch.to(self.device)
         no_block_B1 = torch.full_like(batch.ids_BT, -1)
-        hidden_B1D = self._through(spans, self.decoder.embed(batch), batch.ids_BT, no_block_B1)
-        return {id(span.request): hidden_D for span, hidden_D in zip(spans, hidden_B1D[:, 0], strict=True)}
+        return self._through(spans, self.decoder.embed(batch), batch.ids_BT, no_block_B1)[:, 0]
 
-    def _read(self, spans: Seq[Span]) -> dict[int, torch.Tensor]:
-        """Chunks of prompts; the stream after the final norm at the end of each. Padding repeats a row's last token."""
+    def _read(self, spans: Seq[Span]) -> torch.Tensor:
+        """Chunks of prompts; the stream at the end of each, [B, D]. Padding repeats a row's last token."""
         width = max(span.stop - span.start for span in spans)
         x, ids, block = [], [], []
         for span in spans:
@@ -106,8 +108,7 @@ class Forward:
         for span in spans:
             if span.is_last:
                 span.request.entering = None
-        rows = zip(spans, hidden_BTD, strict=True)
-        return {id(span.request): hidden_TD[span.stop - span.start - 1] for span, hidden_TD in rows}
+        return hidden_BTD[:, -1]  # which padding repeats
 
     def _through(
         self, spans: Seq[Span], x_BTD: torch.Tensor, ids_BT: torch.Tensor, block_BT: torch.Tensor
@@ -117,19 +118,12 @@ class Forward:
         position_BT = np.minimum(start_B[:, None] + np.arange(ids_BT.shape[1]), stop_B[:, None] - 1)
         is_padding_BT = start_B[:, None] + np.arange(ids_BT.shape[1]) >= stop_B[:, None]
         queries = TokenPlaces(torch.zeros_like(ids_BT), self._tensor(position_BT), block_BT)
-        rows, contexts = {}, {}
-        for kind in self.blocks.pools:
-            rows[kind] = self._row_blocks(kind, spans, position_BT, is_padding_BT)
-            keys = rows[kind].places(self._tensor(stop_B), self.blocks.block_tokens)
-            if kind == SLIDING and ids_BT.shape[1] > 1:
-                self._mark_pictures(keys, spans, block_BT)
-            contexts[kind] = keys
+        rows = {kind: self._row_blocks(kind, spans, position_BT, is_padding_BT) for kind in self.blocks.pools}
+        contexts = self._contexts(spans, queries, rows, self._tensor(stop_B))
         cache: Any = BlockCache(self.store, rows)  # the decoder asks nothing but `append` of it
-        return self.decoder.run(x_BTD, ids_BT, self._contexts(queries, contexts), cache)
+        return self.decoder.run(x_BTD, ids_BT, contexts, cache)
 
-    def _row_blocks(
-        self, kind: str, spans: Seq[Span], position_BT: np.ndarray, is_padding_BT: np.ndarray
-    ) -> RowBlocks:
+    def _row_blocks(self, kind: str, spans: Seq[Span], position_BT: np.ndarray, is_padding_BT: np.ndarray) -> RowBlocks:
         tables = [span.request.tables[kind] for span in spans]
         table_BN = np.zeros((len(tables), max(len(table.blocks) for table in tables)), dtype=np.int64)
         for row, table in enumerate(tables):
@@ -147,12 +141,18 @@ class Forward:
             at = span.start - int(keys.position_BT[row, 0])
             keys.block_BT[row, at : at + length] = block_BT[row, :length]
 
-    def _contexts(self, queries: TokenPlaces, keys: dict[str, TokenPlaces]) -> tuple[LayerContext, LayerContext]:
+    def _contexts(
+        self, spans: Seq[Span], queries: TokenPlaces, rows: dict[str, RowBlocks], stop_B: torch.Tensor
+    ) -> tuple[LayerContext, LayerContext]:
         """Masks and rotary tables; once for both kinds where nothing has yet left a window."""
-        sliding, full = keys.get(SLIDING, keys[FULL]), keys[FULL]
-        if sliding.doc_BT.shape == full.doc_BT.shape and torch.equal(sliding.position_BT, full.position_BT):
-            return self.decoder.context(queries, sliding)
-        return self.decoder.context(queries, sliding)[0], self.decoder.context(queries, full)[1]
+        size, kind = self.blocks.block_tokens, SLIDING if SLIDING in rows else FULL
+        keys = rows[kind].places(stop_B, size)
+        if queries.doc_BT.shape[1] > 1:
+            self._mark_pictures(keys, spans, queries.block_BT)
+        contexts = self.decoder.context(queries, keys)
+        if any(span.request.tables[kind].first for span in spans):
+            contexts = contexts[0], self.decoder.context(queries, rows[FULL].places(stop_B, size))[1]
+        return contexts
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)

@@ -92,7 +92,7 @@ class Request:
         self._clock = clock
         self._submitted_s = clock()
         self._first_s: float | None = None
-        self._ended_s = 0.0
+        self._ended_s, self._error = 0.0, ""
 
     @property
     def said_ids(self) -> list[int]:
@@ -123,8 +123,9 @@ class Request:
             self.said.append(said)
             self._tell()
 
-    def end(self, reason: Reason) -> None:
-        """Nothing more will come."""
+    def end(self, reason: Reason, error: str = "") -> None:
+        """Nothing more will come; after an error, `result` raises it."""
+        self._error = error
         self._ended_s = self._clock()
         self.entering = None
         with self._changed:
@@ -193,7 +194,7 @@ class Request:
                 raise TimeoutError(f"no end within {timeout_s} s")
         assert self.reason is not None
         if self.reason == "error":
-            raise RuntimeError("the engine failed while it answered; its thread's traceback says how")
+            raise RuntimeError(self._error)
         return Result(
             message=Message("model", cut(self.renderer.decode(self.said_ids), self.sampling.stop)),
             said=tuple(self.said),

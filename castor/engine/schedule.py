@@ -83,7 +83,8 @@ class Scheduler:
         """A span was computed: what is full can be used by others, what nobody looks at any more is free."""
         request = span.request
         request.num_computed = span.stop
-        if self.reuse_prefixes:
+        size = self.blocks.block_tokens
+        if self.reuse_prefixes and span.stop // size > span.start // size:
             self.blocks.name(request.tables, request.prefix.keys(request.ids, span.stop))
         self.blocks.slide(request.tables, span.stop)
 
@@ -136,12 +137,13 @@ class Scheduler:
             if latest is request and len(self.running) == 1:  # a picture past the limit that it came with
                 self.exhausted = request
                 return False
-            self._preempt(latest)
+            self.preempt(latest)
             if latest is request:
                 return False
         return True
 
-    def _preempt(self, request: Request) -> None:
+    def preempt(self, request: Request) -> None:
+        """Take all blocks of one that runs; it waits in its place in the order, and computes anew what it had."""
         self.running.remove(request)
         self.blocks.release(request.tables)
         request.num_computed, request.entering = 0, None
