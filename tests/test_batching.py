@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import random
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -79,7 +77,7 @@ def same(request: Request, answer: tuple[list[int], list[float]]) -> None:
 
 
 def every_way(model: Model, prompts: list[Sequence], samplings: list[SamplingConfig]) -> None:
-    """Plain answers against the engine: together, in small chunks, with hardly any cache, preempted, and asked twice."""
+    """Plain answers, and the engine's: together, again, in small chunks, with hardly any cache, preempted, alone."""
     answers = [plain_answer(model, prompt, how) for prompt, how in zip(prompts, samplings, strict=True)]
 
     def ask(engine: Engine, which: range, preempt_every: int = 0) -> list[Request]:
@@ -329,4 +327,3 @@ def test_nobody_waits_for_an_engine_that_failed(model: Model, monkeypatch: pytes
         with pytest.raises(TimeoutError):
             left.result(0)
     assert left.result(0).reason in ("cancelled", "stop", "length")
-    time.sleep(0)

@@ -19,7 +19,7 @@ import torch
 
 from castor.content import Message
 from castor.engine.constrain import Constrainer, ConstraintError
-from castor.engine.forward import Forward, default_cache_tokens, new_blocks
+from castor.engine.forward import Forward, new_blocks
 from castor.engine.request import Reason, Request, Said
 from castor.engine.sample import Grammar, SamplingConfig, pick
 from castor.engine.schedule import Scheduler
@@ -63,9 +63,13 @@ class Engine:
         decoder, renderer, config = model.decoder, model.renderer, self.config
         if decoder.config.text.sees_both_ways:
             raise ValueError("use_bidirectional_attention='all': this model embeds, it does not answer")
-        sizes = (config.max_rows, config.block_tokens, config.token_budget)
-        cache_tokens = config.cache_tokens or default_cache_tokens(decoder, *sizes)
-        blocks = new_blocks(decoder, cache_tokens, *sizes)
+        blocks = new_blocks(
+            decoder,
+            config.cache_tokens,
+            max_rows=config.max_rows,
+            block_tokens=config.block_tokens,
+            token_budget=config.token_budget,
+        )
         self.forward = Forward(decoder, blocks)
         self.scheduler = Scheduler(
             blocks,

@@ -6,6 +6,7 @@ little is padded; what enters the layers, pictures and sound included, is made o
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Sequence as Seq
 from dataclasses import replace
@@ -23,6 +24,8 @@ from castor.nn.attention import LayerContext, TokenPlaces
 from castor.nn.blocks import BlockCache, BlockStore, LayerShape, RowBlocks, block_bytes
 from castor.tokens.batch import Batch
 from castor.tokens.pack import collate
+
+LARGEST_PICTURE = 1120  # tokens, Gemma 4's largest budget; it is computed at once, whatever the token budget
 
 
 def layer_shapes(decoder: Decoder) -> list[LayerShape]:
@@ -163,31 +166,28 @@ def _no_tokens() -> Batch:
     return collate([[]], 1)
 
 
-def default_cache_tokens(decoder: Decoder, max_rows: int, block_tokens: int, chunk: int) -> int:
-    """Tokens that half the free memory holds, or the longest answers that `max_rows` rows can be, if that is less."""
-    import os
+def new_blocks(
+    decoder: Decoder, cache_tokens: int | None, *, max_rows: int, block_tokens: int, token_budget: int
+) -> Blocks:
+    """Pools for `cache_tokens` on full layers, and on sliding ones for as many or for all that rows need at most.
 
-    weight, text, shapes = decoder.output_weight_VD, decoder.config.text, layer_shapes(decoder)
-    if weight.device.type == "cuda":
-        free_bytes = torch.cuda.mem_get_info(weight.device)[0]
-    elif hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
-        free_bytes = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    else:
-        free_bytes = 4 * 2**30
-    left = free_bytes // 2
-    if SLIDING in windows(decoder):
-        per_row = -(-(text.sliding_window + chunk) // block_tokens) + 1
-        left -= max_rows * per_row * block_bytes(shapes, SLIDING, block_tokens, weight.dtype)
-    num_blocks = left // block_bytes(shapes, FULL, block_tokens, weight.dtype)
-    return max(block_tokens, min(num_blocks * block_tokens, max_rows * text.max_position_embeddings))
-
-
-def new_blocks(decoder: Decoder, cache_tokens: int, max_rows: int, block_tokens: int, chunk: int) -> Blocks:
-    """Pools for `cache_tokens` on full layers; sliding ones need no more than all rows' windows, but share the rest."""
-    looks_back = windows(decoder)
+    None: as many as half the free memory holds, but no more than `max_rows` of the longest answers.
+    """
+    weight, text, looks_back = decoder.output_weight_VD, decoder.config.text, windows(decoder)
+    num_sliding = max_rows * (-(-(text.sliding_window + token_budget) // block_tokens) + 1)
+    num_sliding = num_sliding + LARGEST_PICTURE // block_tokens if SLIDING in looks_back else 0
+    if cache_tokens is None:
+        size = {kind: block_bytes(layer_shapes(decoder), kind, block_tokens, weight.dtype) for kind in (SLIDING, FULL)}
+        room = (_free_bytes(weight.device) // 2 - num_sliding * size[SLIDING]) // size[FULL]
+        cache_tokens = min(max(room, 1) * block_tokens, max_rows * text.max_position_embeddings)
     num_full = -(-cache_tokens // block_tokens)
-    num_blocks = {}
-    for kind, window in looks_back.items():
-        most = num_full if window is None else max_rows * (-(-(window + chunk) // block_tokens) + 1)
-        num_blocks[kind] = min(num_full, most) + 1
-    return Blocks(num_blocks, looks_back, block_tokens)
+    most = {SLIDING: min(num_full, num_sliding), FULL: num_full}
+    return Blocks({kind: most[kind] + 1 for kind in looks_back}, looks_back, block_tokens)
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", ()):
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return 4 * 2**30  # where the system does not say
