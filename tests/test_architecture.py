@@ -48,7 +48,7 @@ LONG_FILES: dict[str, str] = {}
 LONG_FUNCTIONS: dict[str, str] = {}
 
 # Standard library and the heavy packages that may only be imported where they are used, never at import time.
-LAZY_PACKAGES = {"av", "soundfile", "soxr", "pypdfium2", "matplotlib", "transformers", "espeakng_loader"}
+LAZY_PACKAGES = {"av", "soundfile", "soxr", "pypdfium2", "matplotlib", "transformers", "espeakng_loader", "llguidance"}
 
 PUBLIC = {
     "Audio",

@@ -55,33 +55,35 @@ class Constrainer:
 
     @functools.cached_property
     def _pieces(self) -> Any:
-        from llguidance import LLTokenizer, TokenizerWrapper
-
-        return LLTokenizer(TokenizerWrapper(_Pieces(self.tokenizer)))
+        library = _library()
+        return library.LLTokenizer(library.TokenizerWrapper(_Pieces(self.tokenizer)))
 
     def of_schema(self, schema: dict[str, Any]) -> Constraint:
         """Text that is JSON and valid under `schema`; ValueError where the schema is wrong or asks for the impossible.
 
         Bound strings, numbers and lists: a reply that reaches max_tokens inside one is cut off.
         """
-        from llguidance import LLMatcher
-
-        grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides={"whitespace_flexible": False})
+        compact = {"whitespace_flexible": False}
+        grammar = _library().LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=compact)
         return self._constraint(grammar, "schema")
 
     def of_regex(self, pattern: str) -> Constraint:
         """Text that the whole of a regular expression matches (Rust's dialect); ValueError where it is none."""
-        from llguidance import LLMatcher
-
-        return self._constraint(LLMatcher.grammar_from_regex(pattern), "regex")
+        return self._constraint(_library().LLMatcher.grammar_from_regex(pattern), "regex")
 
     def _constraint(self, grammar: str, what: str) -> Constraint:
-        from llguidance import LLMatcher
-
-        matcher = LLMatcher(self._pieces, grammar, log_level=0)
+        matcher = _library().LLMatcher(self._pieces, grammar, log_level=0)
         if matcher.is_error():
             raise ValueError(f"response_{what}: {matcher.get_error()}")
         return Constraint(matcher, self.tokenizer.vocab_size, self.space.vocab_size, self.stop_id)
+
+
+def _library() -> Any:
+    try:
+        import llguidance
+    except ImportError:
+        raise ValueError("a reply held to a grammar needs llguidance: pip install 'castor[constrain]'") from None
+    return llguidance
 
 
 class _Pieces:
