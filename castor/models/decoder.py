@@ -113,10 +113,10 @@ class Decoder(nn.Module):
     def vectors(self, batch: Batch, *, unit: bool = True) -> torch.Tensor:
         """One vector for every document, float32 [number of documents, E], of length 1 if `unit`.
 
-        The mean of its tokens' vectors. Documents come row by row, and in a row by their number. ValueError where the
-        model has no head for it.
+        The mean of its tokens' vectors, all of which see both ways. Documents come row by row, and in a row by their
+        number. ValueError where the model has no head for it.
         """
-        mean_YE = mean_by_document(self.project_vectors(self.hidden(batch)), batch.doc_BT)
+        mean_YE = mean_by_document(self.project_vectors(self.hidden(batch, bidirectional=True)), batch.doc_BT)
         return F.normalize(mean_YE, dim=-1) if unit else mean_YE
 
     def project_vectors(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
@@ -219,7 +219,8 @@ class Decoder(nn.Module):
     ) -> torch.Tensor:
         """All layers and the final norm: [B, T, D] -> [B, T, D]; ids [B, T] are for per-layer inputs."""
         sliding, full = context
-        model, seen = self.language_model, dict[str, KeysValues]()
+        model = self.language_model
+        seen: dict[str, KeysValues] = {}
         own_BTLF = None if model.ple is None else model.ple(x_BTD, ids_BT)
         for layer, kind in enumerate(self.config.text.layer_types or ()):
             x_BTD, seen[kind] = model.layers[layer](

@@ -19,6 +19,7 @@ ROPE = {
     SLIDING: {"rope_type": "default", "rope_theta": 10_000.0},
     FULL: {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1_000_000.0},
 }
+_NEVER_NULL = {"rope_parameters", "attention_k_eq_v", "num_kv_shared_layers", "use_double_wide_mlp", "enable_moe_block"}
 # Fields of a text config that must have one of these values, because what else they select is not implemented.
 _ONLY = {
     "attention_dropout": (0, 0.0, None),
@@ -82,7 +83,7 @@ class TextConfig:
                 f"use_bidirectional_attention={self.use_bidirectional_attention!r} is not supported "
                 "(only 'vision', 'all' or None)"
             )
-        if not set(layers) == set(layers[: self.num_own_layers]) or self.num_kv_shared_layers < 0:
+        if self.num_kv_shared_layers < 0 or set(layers) != set(layers[: max(self.num_own_layers, 0)]):
             raise ValueError(
                 f"num_kv_shared_layers={self.num_kv_shared_layers}: of {self.num_hidden_layers} layers, the others "
                 "must be of every kind"
@@ -203,7 +204,8 @@ def text_to_hf(text: TextConfig, family_name: str) -> dict[str, Any]:
     full_heads = {"head_dim": values.pop("global_head_dim"), "num_key_value_heads": text.kv_heads(FULL)}
     del values["num_global_key_value_heads"]
     values["sliding_window"] = _their_window(text, family_name)
-    values["vocab_size_per_layer_input"] = text.vocab_size_per_layer_input or text.vocab_size
+    if family_name == "gemma4" and text.vocab_size_per_layer_input is None:  # without effect, but never null there
+        values["vocab_size_per_layer_input"] = text.vocab_size
     full_layers = [i for i, kind in enumerate(text.layer_types or ()) if kind == FULL]
     return {name: value for name, value in values.items() if name in family.options or name not in _OPTIONS} | {
         "model_type": family.text_type,
@@ -220,9 +222,9 @@ def text_from_hf(values: Mapping[str, Any], family_name: str) -> TextConfig:
         if key in values and values[key] not in allowed:
             raise ValueError(f"{key}={values[key]!r} is not supported (only {allowed[0]!r})")
     known = {key: value for key, value in values.items() if key in TextConfig.__dataclass_fields__}
-    for key in ("rope_parameters", "num_kv_shared_layers", "use_double_wide_mlp", "enable_moe_block"):
-        if known.get(key) is None:  # null in a file: as if it were not there
-            known.pop(key, None)
+    for key in _NEVER_NULL & known.keys():
+        if known[key] is None:  # as if it were not there
+            del known[key]
     known = dict(family.defaults) | known | dict(family.fixed)
     known["hidden_size_per_layer_input"] = known.get("hidden_size_per_layer_input") or 0
     if not known["hidden_size_per_layer_input"]:
