@@ -13,7 +13,7 @@ from castor.content import Audio, Image, Message, Text
 from castor.engine.blocks import Blocks
 from castor.engine.engine import Engine, EngineConfig, QueueFull
 from castor.engine.model import Model
-from castor.engine.prefix import Prefix, media_spans
+from castor.engine.prefix import Prefix, media_of
 from castor.engine.request import Request
 from castor.engine.sample import Grammar, SamplingConfig, pick
 from castor.models.config import ModelConfig, VisionConfig
@@ -176,32 +176,29 @@ def test_blocks_are_found_only_where_a_window_still_sees_them() -> None:
     blocks.slide(tables, 12)  # a token at 12 sees 9 and later
     assert (tables["sliding"].first, len(tables["sliding"].blocks), len(tables["full"].blocks)) == (4, 2, 6)
     again = blocks.new_tables()
-    assert blocks.reuse(again, keys, lambda _: True) == 12
+    assert blocks.reuse(again, keys) == 12
     assert again["sliding"].blocks == tables["sliding"].blocks and again["full"].blocks == tables["full"].blocks
     blocks.check([tables, again])
     shorter = blocks.new_tables()
-    assert blocks.reuse(shorter, keys, lambda num_tokens: num_tokens < 12) == 10  # blocks 0-3 are free, not forgotten
+    assert blocks.reuse(shorter, keys[:5]) == 10  # blocks 0-3 are free, not forgotten
     blocks.check([tables, again, shorter])
     for table in (tables, again, shorter):
         blocks.release(table)
     taken = [blocks.pools["sliding"].take() for _ in range(19 - 4)]
-    assert len(set(taken)) == 15 and blocks.reuse(again, keys, lambda _: True) == 12, (
-        "what was used last is kept longest"
-    )
+    assert len(set(taken)) == 15 and blocks.reuse(again, keys) == 12, "what was used last is kept longest"
 
 
-def test_keys_tell_pictures_apart_and_cuts_spare_them(renderer: Renderer) -> None:
+def test_keys_tell_pictures_apart_and_splits_spare_them(renderer: Renderer) -> None:
     def sequence(seed: int) -> Sequence:
         pixels = np.random.default_rng(seed).integers(0, 256, (24, 24, 3), dtype=np.uint8)
         return renderer.encode([Message.user("red", Image.from_pixels(pixels), "blue circle")], reply=True)
 
     one, other = sequence(0), sequence(1)
     assert one.ids_T.tolist() == other.ids_T.tolist()
-    ((first, stop, _),) = media_spans(one)
+    ((first, stop, _),) = media_of(one)
     ids = one.ids_T.tolist()
     keys, others = (Prefix(s, 4).keys(ids, len(ids)) for s in (one, other))
     assert [a == b for a, b in zip(keys, others, strict=True)] == [4 * (i + 1) <= first for i in range(len(keys))]
     prefix = Prefix(one, 4)
-    assert [at for at in range(len(ids)) if not prefix.may_cut(at)] == list(range(first + 1, stop))
     assert [at for at in range(len(ids)) if not prefix.may_split(at)] == list(range(first + 1, stop))
     assert prefix.longest_picture == stop - first

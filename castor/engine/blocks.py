@@ -8,7 +8,7 @@ is ever copied. A block that nobody holds keeps its contents until it is needed,
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -152,16 +152,15 @@ class Blocks:
                 self.pools[kind].name(table.blocks[index - table.first], keys[index])
             table.num_named = len(keys)
 
-    def reuse(self, tables: Tables, keys: Sequence[bytes], may_end: Callable[[int], bool]) -> int:
+    def reuse(self, tables: Tables, keys: Sequence[bytes]) -> int:
         """Hold the longest known beginning with the contents `keys`; give its number of tokens.
 
-        A sliding layer needs only the blocks that what follows looks at. `may_end` says whether a beginning of so many
-        tokens will do.
+        A sliding layer needs only the blocks that what follows looks at.
         """
         runs = {kind: self._known_runs(pool, keys) for kind, pool in self.pools.items()}
         for number in range(len(keys), 0, -1):
             first = {kind: self.first_needed(kind, number * self.block_tokens) for kind in self.pools}
-            if all(runs[kind][number] >= number - first[kind] for kind in runs) and may_end(number * self.block_tokens):
+            if all(runs[kind][number] >= number - first[kind] for kind in runs):
                 for kind, pool in self.pools.items():
                     blocks = [pool.find(key) for key in keys[first[kind] : number]]
                     tables[kind] = Table(first[kind], [block for block in blocks if block is not None], number)

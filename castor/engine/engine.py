@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from castor.engine.model import Model
 
 
+MEDIA_TOKENS = 4096  # of pictures and clips, remembered as they enter the layers
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
     """How much is done at once."""
@@ -70,7 +73,7 @@ class Engine:
             block_tokens=config.block_tokens,
             token_budget=config.token_budget,
         )
-        self.forward = Forward(decoder, blocks)
+        self.forward = Forward(decoder, blocks, media_tokens=MEDIA_TOKENS if config.reuse_prefixes else 0)
         self.scheduler = Scheduler(
             blocks,
             max_rows=config.max_rows,

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from castor.engine.blocks import Blocks
+from castor.engine.media import MediaMemory
 from castor.engine.request import Entering, Request
 from castor.engine.schedule import Span
 from castor.models.decoder import Decoder
@@ -24,6 +25,7 @@ from castor.nn.attention import LayerContext, TokenPlaces
 from castor.nn.blocks import BlockCache, BlockStore, LayerShape, RowBlocks, block_bytes
 from castor.tokens.batch import Batch
 from castor.tokens.pack import collate
+from castor.tokens.sequence import Sequence
 
 LARGEST_PICTURE = 1120  # tokens, Gemma 4's largest budget; it is computed at once, whatever the token budget
 
@@ -44,8 +46,9 @@ def windows(decoder: Decoder) -> dict[str, int | None]:
 class Forward:
     """A decoder and the store of its keys and values."""
 
-    def __init__(self, decoder: Decoder, blocks: Blocks) -> None:
-        self.decoder, self.blocks = decoder, blocks
+    def __init__(self, decoder: Decoder, blocks: Blocks, *, media_tokens: int) -> None:
+        """`media_tokens`: of pictures and clips that are remembered as they enter the layers."""
+        self.decoder, self.blocks, self.media = decoder, blocks, MediaMemory(decoder, media_tokens)
         weight = decoder.output_weight_VD
         self.device = weight.device
         num_blocks = {kind: pool.num_blocks for kind, pool in blocks.pools.items()}
@@ -74,17 +77,22 @@ class Forward:
         """Make what enters the layers of these requests, all in one go."""
         if not requests:
             return
-        tails = [r.sequence.followed_by(r.said_ids).tail(r.num_computed) for r in requests]
-        batch = collate([tails], sum(len(tail) for tail in tails)).to(self.device)
-        x_XD, block_X = self.decoder.embed(batch)[0], self.decoder.places(batch).block_BT[0]
         text = self.decoder.config.text
-        ids_X = batch.ids_BT[0]
-        if text.vocab_size_per_layer_input is not None and text.pad_token_id is not None:
-            ids_X = ids_X.index_fill(0, torch.cat([batch.patch_at_P, batch.frame_at_S]), text.pad_token_id)
+        tails = [r.sequence.followed_by(r.said_ids).part(r.num_computed, len(r.ids)) for r in requests]
+        batch = collate([[_without_media(tail) for tail in tails]], sum(len(tail) for tail in tails)).to(self.device)
+        x_XD, block_X = self.decoder.embed(batch)[0], self.decoder.places(batch).block_BT[0]
+        ids_X, of_medium = batch.ids_BT[0], self.media.look(requests)
         at = 0
         for request, tail in zip(requests, tails, strict=True):
             own = slice(at, at + len(tail))
             request.entering = Entering(request.num_computed, x_XD[own], ids_X[own], block_X[own])
+            for medium in request.prefix.media:
+                first = max(medium.start, request.num_computed)
+                if first < medium.stop:  # a known beginning may end within it
+                    there = slice(at + first - request.num_computed, at + medium.stop - request.num_computed)
+                    x_XD[there] = of_medium[medium.digest][first - medium.start :]
+                    if text.vocab_size_per_layer_input is not None and text.pad_token_id is not None:
+                        ids_X[there] = text.pad_token_id  # as media are looked up
             at += len(tail)
 
     def _speak(self, spans: Seq[Span]) -> torch.Tensor:
@@ -164,6 +172,11 @@ class Forward:
 def _no_tokens() -> Batch:
     """A batch without media, to be filled."""
     return collate([[]], 1)
+
+
+def _without_media(sequence: Sequence) -> Sequence:
+    none = {name: getattr(sequence, name)[:0] for name in ("patches_PC", "patch_xy_P2", "patch_at_P")}
+    return replace(sequence, **none, frames_SF=sequence.frames_SF[:0], frame_at_S=sequence.frame_at_S[:0])
 
 
 def new_blocks(

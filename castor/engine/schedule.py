@@ -98,7 +98,7 @@ class Scheduler:
             request = self._waiting[0][1]
             if self.reuse_prefixes:
                 keys = request.prefix.keys(request.ids, len(request.ids) - 1)
-                request.num_computed = self.blocks.reuse(request.tables, keys, request.prefix.may_cut)
+                request.num_computed = self.blocks.reuse(request.tables, keys)
             is_first = not any(span.request.is_reading for span in spans)
             stop = self._chunk_end(request, budget, is_first=is_first)
             # each that runs may need one more block soon: not to be preempted at once, leave it

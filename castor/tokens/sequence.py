@@ -34,13 +34,14 @@ class Sequence:
         assert len(self.patches_PC) == len(self.patch_xy_P2) == len(self.patch_at_P)
         assert len(self.frames_SF) == len(self.frame_at_S)
 
-    def tail(self, start: int) -> Sequence:
-        """What follows the first `start` tokens; a picture or clip must not begin before and end after that place."""
-        patches, frames = self.patch_at_P >= start, self.frame_at_S >= start
+    def part(self, start: int, stop: int) -> Sequence:
+        """The tokens from `start` up to `stop`, with their patches and frames."""
+        patches = (self.patch_at_P >= start) & (self.patch_at_P < stop)
+        frames = (self.frame_at_S >= start) & (self.frame_at_S < stop)
         return Sequence(
-            ids_T=self.ids_T[start:],
-            is_target_T=self.is_target_T[start:],
-            block_T=self.block_T[start:],
+            ids_T=self.ids_T[start:stop],
+            is_target_T=self.is_target_T[start:stop],
+            block_T=self.block_T[start:stop],
             patches_PC=self.patches_PC[patches],
             patch_xy_P2=self.patch_xy_P2[patches],
             patch_at_P=self.patch_at_P[patches] - start,
