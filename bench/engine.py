@@ -12,6 +12,7 @@ too, with random weights; the shipped `atom` goes through the engine as well. On
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import random
 import statistics
@@ -49,15 +50,15 @@ def linear_model() -> Any:
     renderer = Renderer(
         Tokenizer.load(WEIGHTS), space, RenderConfig(patch_size=16, image_tokens=64, frames_per_token=4)
     )
-    decoder = Decoder(config()).init_weights(0)
+    decoder = Decoder(dataclasses.replace(config(), model_type="gemma4_unified")).init_weights(0)
     with torch.no_grad():  # a logit of zero is never the highest
         decoder.output_weight_VD[[0, 1, 2, 3]] = 0
         decoder.output_weight_VD[space.num_text :] = 0
     return Model(decoder, renderer, None)
 
 
-def ours(model: Any, asked: list[tuple[list[Any], int]], num_rows: int) -> int:
-    """Answer everything, `num_rows` at once; the number of tokens said."""
+def ours(model: Any, asked: list[tuple[list[Any], int]], num_rows: int) -> list[list[int]]:
+    """The ids said when everything is answered, `num_rows` at once."""
     from castor.engine.engine import Engine, EngineConfig
     from castor.engine.sample import SamplingConfig
 
@@ -65,19 +66,23 @@ def ours(model: Any, asked: list[tuple[list[Any], int]], num_rows: int) -> int:
     requests = [engine.submit(messages, SamplingConfig(max_tokens=most)) for messages, most in asked]
     while engine.step():
         pass
-    return sum(len(request.said) for request in requests)
+    return [request.said_ids for request in requests]
 
 
-def theirs(peer: Any, renderer: Any, asked: list[tuple[list[Any], int]], num_rows: int) -> int:
-    """The same in batches of `num_rows`; the number of tokens that were asked for."""
+def theirs(peer: Any, renderer: Any, asked: list[tuple[list[Any], int]], num_rows: int) -> list[list[int]]:
+    """The same in batches of `num_rows`, each cut to what was asked for."""
     import torch
 
+    said: list[list[int]] = []
     for start in range(0, len(asked), num_rows):
         batch = asked[start : start + num_rows]
         inputs = left_padded([renderer.encode(messages, reply=True) for messages, _ in batch])
         with torch.inference_mode():
-            peer.generate(**inputs, max_new_tokens=max(most for _, most in batch), do_sample=False, eos_token_id=None)
-    return sum(most for _, most in asked)
+            longest = max(most for _, most in batch)
+            ids_BT = peer.generate(**inputs, max_new_tokens=longest, do_sample=False, eos_token_id=None)
+        answers = ids_BT[:, inputs["input_ids"].shape[1] :].tolist()
+        said += [ids[:most] for ids, (_, most) in zip(answers, batch, strict=True)]
+    return said
 
 
 def left_padded(chosen: list[Any]) -> dict[str, Any]:
@@ -125,7 +130,7 @@ def first_token(model: Any, clock: Callable[[], float], *, is_known: bool) -> fl
     return request.result().first_s or 0.0
 
 
-def alone(answer: Callable[[int], int], clock: Callable[[], float]) -> float:
+def alone(answer: Callable[[int], object], clock: Callable[[], float]) -> float:
     """Tokens a second of one text request, without its prompt."""
     seconds = {}
     for most in (1, 65):
@@ -135,10 +140,10 @@ def alone(answer: Callable[[int], int], clock: Callable[[], float]) -> float:
     return 64 / (seconds[65] - seconds[1])
 
 
-def rate(answer: Callable[[], int], clock: Callable[[], float]) -> float:
+def rate(answer: Callable[[], list[list[int]]], clock: Callable[[], float]) -> float:
     """Tokens a second."""
     start_s = clock()
-    return answer() / (clock() - start_s)
+    return sum(map(len, answer())) / (clock() - start_s)
 
 
 def main() -> None:
@@ -160,11 +165,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         save_model(linear.decoder, folder, dtype=linear.decoder.output_weight_VD.dtype)
         peer = transformers.Gemma4UnifiedForConditionalGeneration.from_pretrained(folder, dtype="float32").eval()
-    sides: dict[str, Callable[[list[tuple[list[Any], int]], int], int]] = {
+    sides: dict[str, Callable[[list[tuple[list[Any], int]], int], list[list[int]]]] = {
         "transformers, linear": lambda given, rows: theirs(peer, linear.renderer, given, rows),
         "engine, linear": lambda given, rows: ours(linear, given, rows),
         "engine, atom": lambda given, rows: ours(atom, given, rows),
     }
+    pairs = zip(theirs(peer, linear.renderer, asked, 1), ours(linear, asked, len(asked)), strict=True)
+    print(f"the same ids on both sides: {sum(a == b for a, b in pairs)} of {len(asked)} answers\n")
     text = asked[0][0]
     found: dict[tuple[str, str], list[float]] = {}
     for number in range(args.rounds + 1):  # the first warms up
