@@ -326,3 +326,13 @@ def test_nobody_waits_for_an_engine_that_failed(model: Model, monkeypatch: pytes
         with pytest.raises(TimeoutError):
             left.result(0)
     assert left.result(0).reason in ("cancelled", "stop", "length")
+
+
+def test_closing_without_a_thread_ends_what_is_left(model: Model) -> None:
+    engine = Engine(model, EngineConfig(max_rows=1, cache_tokens=512))
+    asked = [engine.submit([Message.user("x")], SamplingConfig(max_tokens=9, temperature=1.0)) for _ in range(2)]
+    engine.step()
+    unseen = engine.submit([Message.user("x")])
+    engine.close()
+    assert [request.result().reason for request in (*asked, unseen)] == ["cancelled"] * 3
+    assert [len(request.said) for request in (*asked, unseen)] == [1, 0, 0]

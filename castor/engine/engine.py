@@ -114,8 +114,6 @@ class Engine:
         priority: int = 0,
     ) -> Request:
         """`submit` for a prompt that is rendered already."""
-        if self._is_closed:
-            raise RuntimeError("the engine is closed")
         sampling = sampling or SamplingConfig()
         constraint = None
         if sampling.response_schema is not None:
@@ -134,6 +132,8 @@ class Engine:
         )
         self._check(request)
         with self._news:
+            if self._is_closed:
+                raise RuntimeError("the engine is closed")
             if len(self._inbox) + self.scheduler.num_waiting >= self.config.max_waiting:
                 raise QueueFull(f"{self.config.max_waiting} requests wait already")
             self._inbox.append(request)
@@ -166,6 +166,8 @@ class Engine:
             spans = self.scheduler.plan()
             if self.scheduler.exhausted is not None:
                 self._end(self.scheduler.exhausted, "memory")
+            elif not spans:
+                assert not self.scheduler.running and not self.scheduler.waiting, "the earliest always gets on"
             if spans:
                 logits_NV = self.forward.run(spans)
                 for span in spans:
@@ -217,22 +219,23 @@ class Engine:
 
     def run(self) -> None:
         """Make steps until `close`, waiting while there is nothing to do. Should a step fail, all requests end."""
-        failed = True
+        error = "the engine's thread ended by an error"
         try:
             while not self._is_closed:
                 if not self.step():
                     with self._news:
                         self._news.wait_for(lambda: self._inbox or self._is_closed)
-            failed = False
+            error = ""
         finally:
+            self._end_all(error)
+
+    def _end_all(self, error: str) -> None:
+        with self._stepping, self._news:
             self._is_closed = True
-            with self._stepping, self._news:
-                left = [*self.scheduler.running, *self.scheduler.waiting, *self._inbox]
-                self._inbox.clear()
-            for request in left:
-                request.end(
-                    "error" if failed else "cancelled", "the engine's thread ended by an error" if failed else ""
-                )
+            for request in [*self.scheduler.running, *self.scheduler.waiting]:
+                self._end(request, "error" if error else "cancelled", error)
+            while self._inbox:
+                self._inbox.popleft().end("error" if error else "cancelled", error)
 
     def start(self) -> Engine:
         """Make steps in a thread from now on."""
@@ -247,6 +250,7 @@ class Engine:
             self._news.notify_all()
         if self._thread is not None:
             self._thread.join()
+        self._end_all("")
 
     def __enter__(self) -> Engine:
         return self.start()

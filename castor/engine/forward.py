@@ -23,7 +23,6 @@ from castor.models.decoder import Decoder
 from castor.models.text_config import FULL, SLIDING
 from castor.nn.attention import LayerContext, TokenPlaces
 from castor.nn.blocks import BlockCache, BlockStore, LayerShape, RowBlocks, block_bytes
-from castor.tokens.batch import Batch
 from castor.tokens.pack import collate
 from castor.tokens.sequence import Sequence
 
@@ -50,7 +49,7 @@ class Forward:
         """`media_tokens`: of pictures and clips that are remembered as they enter the layers."""
         self.decoder, self.blocks, self.media = decoder, blocks, MediaMemory(decoder, media_tokens)
         weight = decoder.output_weight_VD
-        self.device = weight.device
+        self.device, self._nothing = weight.device, collate([[]], 1)
         num_blocks = {kind: pool.num_blocks for kind, pool in blocks.pools.items()}
         self.store = BlockStore(layer_shapes(decoder), num_blocks, blocks.block_tokens, self.device, weight.dtype)
 
@@ -98,7 +97,7 @@ class Forward:
     def _speak(self, spans: Seq[Span]) -> torch.Tensor:
         """The last id of every request; the stream after the final norm, [B, D]."""
         ids_B1 = torch.tensor([[span.request.ids[-1]] for span in spans])
-        batch = replace(_no_tokens(), ids_BT=ids_B1)
+        batch = replace(self._nothing, ids_BT=ids_B1)  # nothing else of it is asked for
         batch = batch if self.device.type == "cpu" else batch.to(self.device)
         no_block_B1 = torch.full_like(batch.ids_BT, -1)
         return self._through(spans, self.decoder.embed(batch), batch.ids_BT, no_block_B1)[:, 0]
@@ -167,11 +166,6 @@ class Forward:
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)
-
-
-def _no_tokens() -> Batch:
-    """A batch without media, to be filled."""
-    return collate([[]], 1)
 
 
 def _without_media(sequence: Sequence) -> Sequence:

@@ -152,12 +152,12 @@ class Model:
         sequences = [self.renderer.encode(messages, reply=True) for messages in conversations]
         for sequence in sequences:
             self.decoder.check_length(len(sequence), config.max_tokens)
-        most = sum(len(sequence) + config.max_tokens + 2 * EngineConfig.block_tokens for sequence in sequences)
+        sizes = sorted(len(sequence) + config.max_tokens + 2 * EngineConfig.block_tokens for sequence in sequences)
         shape = EngineConfig(
             max_rows=min(len(sequences), MOST_ROWS),
             token_budget=PREFILL_TOKENS,
             max_waiting=len(sequences),
-            cache_tokens=most,
+            cache_tokens=sum(sizes[-MOST_ROWS:]),
         )
         engine = Engine(self, shape)
         return engine, [engine.submit_tokens(sequence, config) for sequence in sequences]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -138,7 +140,7 @@ class Request:
             listener()
 
     def __iter__(self) -> Iterator[Said]:
-        for at in range(2**63):  # until it ends
+        for at in itertools.count():
             with self._changed:
                 self._changed.wait_for(lambda at=at: at < len(self.said) or self.reason is not None)
                 if at >= len(self.said):
@@ -157,7 +159,7 @@ class Request:
         loop, news, at = asyncio.get_running_loop(), asyncio.Event(), 0
 
         def tell() -> None:
-            if not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
                 loop.call_soon_threadsafe(news.set)
 
         with self._changed:
