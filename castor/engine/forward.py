@@ -144,23 +144,19 @@ class Forward:
         slot_BT = np.where(is_padding_BT, 0, slot_BT)
         return RowBlocks(*(self._tensor(array) for array in (table_BN, first_B1[:, 0] * size, slot_BT.reshape(-1))))
 
-    def _mark_pictures(self, keys: TokenPlaces, spans: Seq[Span], block_BT: torch.Tensor) -> None:
-        """Note which new keys belong to which picture; older ones concern no token of now."""
-        for row, span in enumerate(spans):
-            length = span.stop - span.start
-            at = span.start - int(keys.position_BT[row, 0])
-            keys.block_BT[row, at : at + length] = block_BT[row, :length]
-
     def _contexts(
         self, spans: Seq[Span], queries: TokenPlaces, rows: dict[str, RowBlocks], stop_B: torch.Tensor
     ) -> tuple[LayerContext, LayerContext]:
         """Masks and rotary tables; once for both kinds where nothing has yet left a window."""
         size, kind = self.blocks.block_tokens, SLIDING if SLIDING in rows else FULL
         keys = rows[kind].places(stop_B, size)
-        if queries.doc_BT.shape[1] > 1:
-            self._mark_pictures(keys, spans, queries.block_BT)
+        first = [span.request.tables[kind].first for span in spans]
+        if queries.doc_BT.shape[1] > 1:  # which new keys are of which picture; older ones concern no token of now
+            for row, span in enumerate(spans):
+                at, length = span.start - first[row] * size, span.stop - span.start
+                keys.block_BT[row, at : at + length] = queries.block_BT[row, :length]
         contexts = self.decoder.context(queries, keys)
-        if any(span.request.tables[kind].first for span in spans):
+        if any(first):
             contexts = contexts[0], self.decoder.context(queries, rows[FULL].places(stop_B, size))[1]
         return contexts
 

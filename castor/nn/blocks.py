@@ -35,7 +35,7 @@ class BlockStore:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         """`num_blocks` of each kind, block 0 among them."""
-        self.shapes, self.block_tokens, self.device = shapes, block_tokens, torch.device(device)
+        self.shapes = shapes
         self.rooms = [
             torch.zeros(num_blocks[kind], block_tokens, 2, heads, dim, device=device, dtype=dtype)
             for kind, heads, dim in shapes  # zeros, because what is not yet written must be finite, though masked
