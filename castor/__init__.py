@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from castor.calls import FunctionCall, FunctionResponse
     from castor.content import Audio, Document, Image, Message, Part, Text, Video
     from castor.engine.model import Model, load
 
@@ -19,6 +20,8 @@ __version__ = "0.1.0"
 __all__ = [
     "Audio",
     "Document",
+    "FunctionCall",
+    "FunctionResponse",
     "Image",
     "Message",
     "Model",
@@ -32,6 +35,8 @@ __all__ = [
 _HOME = {
     "Audio": "castor.content",
     "Document": "castor.content",
+    "FunctionCall": "castor.calls",
+    "FunctionResponse": "castor.calls",
     "Image": "castor.content",
     "Message": "castor.content",
     "Part": "castor.content",

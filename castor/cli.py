@@ -10,6 +10,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from castor.cli_options import (
+    demo_options,
+    eval_options,
+    generate_options,
+    merge_options,
+    model_option,
+    sampling_options,
+    whole,
+)
+from castor.cli_published import add_published_verbs
 from castor.runtime import before_torch, use_faster_malloc
 
 if TYPE_CHECKING:
@@ -25,6 +35,7 @@ Castor reads text, pictures, sound, video and pages, and writes text and picture
   castor chat                                      talk to it; /help lists what you can show it
   castor speedrun                                  train a small model from nothing on this machine
   castor eval --limit 50                           score every ability, with chance beside it
+  castor pull google/gemma-4-E2B-it                fetch a published model, then: castor chat --model NAME
 """
 
 GENERATE = """\
@@ -39,7 +50,8 @@ Answers one prompt.  The parts of the prompt are given to the model in the order
 _SETTINGS = """\
 Settings are key=value: minutes (of training), out (the run's folder), data (a folder of real data), examples (a file of
 your own, one JSON object a line), seed, size (atom, micro, ...), device, num_workers, optim.learning_rate, and every
-other field of castor.recipes.pipeline.RunConfig; a wrong key names the nearest one.
+other field of castor.recipes.pipeline.RunConfig; a wrong key names the nearest one. Those of finetune are the fields of
+castor.recipes.finetune.FinetuneConfig: model, examples, out, method, epochs, batch_size, learning_rate, rank, ...
 
 Ctrl-C saves; the same command goes on, and ends with the weights of a run that was never stopped. The run's folder
 holds the tokenizer, the codec, metrics.jsonl, curves.png and the model to load: castor chat --model FOLDER/model"""
@@ -50,6 +62,7 @@ Trains tokenizer, image codec and model, stage by stage.
   castor train                                     the recipes there are
   castor train atom minutes=30 out=runs/mine
   castor train atom examples=mine.jsonl data=FOLDER
+  castor train finetune model=atom examples=mine.jsonl out=runs/mine method=full|lora|qlora rank=16
 
 {_SETTINGS}
 """
@@ -63,16 +76,7 @@ From nothing to a trained and scored model: tokenizer, image codec, pre-training
 {_SETTINGS}
 """
 
-MEDIA = ("image", "audio", "video", "document")
 FLAGS = ("-h", "--help")
-
-
-class _AddPart(argparse.Action):
-    """Collects the parts of a prompt in the order of the command line."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        kind = (option_string or "--text").lstrip("-")
-        namespace.parts = [*(namespace.parts or []), (kind, values)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,7 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if os.environ.get("CASTOR_TRACEBACK"):
             raise
-        line = "castor: " + " ".join(str(error).split())
+        told = str(error).splitlines() if hasattr(error, "problems") else [str(error)]  # many, or one in one line
+        line = "castor: " + "\n".join(" ".join(line.split()) for line in told)
         print(f"\033[31m{line}\033[0m" if sys.stderr.isatty() else line, file=sys.stderr)
         return 2
 
@@ -137,17 +142,19 @@ def build_parser() -> argparse.ArgumentParser:
         made.set_defaults(run=run)
         return made
 
-    _demo_options(verb("demo", run_demo, "look, listen, read and draw; writes one page to open in a browser"))
-    _generate_options(verb("generate", run_generate, "answer one prompt", GENERATE, usage=_GENERATE_USAGE))
+    demo_options(verb("demo", run_demo, "look, listen, read and draw; writes one page to open in a browser"))
+    generate_options(verb("generate", run_generate, "answer one prompt", GENERATE, usage=_GENERATE_USAGE))
     chat = verb("chat", run_chat, "talk with the model; /help inside lists what you can show it")
-    _model_option(chat)
-    _sampling_options(chat)
+    model_option(chat)
+    sampling_options(chat)
     train = verb("train", run_train, "run a training recipe; without a name, list them", TRAIN)
     train.add_argument("recipe", nargs="?", metavar="RECIPE", help="name of a recipe")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change, such as minutes=5")
     speedrun = verb("speedrun", run_speedrun, "make a small model from nothing, and score it", SPEEDRUN)
     speedrun.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change, such as minutes=5")
-    _eval_options(verb("eval", run_eval, "score every ability on unseen examples, with intervals and chance"))
+    merge_options(verb("merge", run_merge, "put an adapter into a model's weights for good, as a folder of its own"))
+    eval_options(verb("eval", run_eval, "score every ability on unseen examples, with intervals and chance"))
+    add_published_verbs(verb)
     _data_options(verb("data", lambda _: data.print_help(), "make, look at and count training data"))
     data = verbs.choices["data"]
     return parser
@@ -156,57 +163,11 @@ def build_parser() -> argparse.ArgumentParser:
 _GENERATE_USAGE = "castor generate [PROMPT | --image FILE | --audio FILE | --video FILE | --document FILE]... [options]"
 
 
-def _model_option(parser: Any) -> None:
-    parser.add_argument("--model", default="atom", metavar="NAME", help="atom, or a model folder (default: atom)")
-
-
-def _sampling_options(parser: Any) -> None:
-    parser.add_argument("--max-tokens", type=int, default=256, help="longest answer, in tokens (default: 256)")
-    parser.add_argument(
-        "--temperature", type=float, default=0.0, help="0 takes the most likely token, 1 samples (default: 0)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the sampling (default: 0)")
-
-
-def _demo_options(parser: Any) -> None:
-    parser.add_argument("files", nargs="*", metavar="FILE", help="your own files instead of the built-in samples")
-    parser.add_argument("--question", help="what to ask about your files")
-    parser.add_argument("--draw", action="append", default=[], metavar="WORDS", help="words to draw; may be repeated")
-    parser.add_argument("--out", default="castor-demo.html", metavar="FILE", help="default: castor-demo.html")
-    _model_option(parser)
-
-
-def _generate_options(parser: Any) -> None:
-    parser.add_argument("--text", action=_AddPart, dest="parts", metavar="PROMPT", help="words; --text may be left out")
-    for kind in MEDIA:
-        parser.add_argument(
-            f"--{kind}",
-            action=_AddPart,
-            dest="parts",
-            metavar="FILE",
-            help=f"{_article(kind)} to show; may be repeated",
-        )
-    parser.add_argument("--out", metavar="FILE", help="where a drawn picture goes (default: drawing.png, a free name)")
-    _model_option(parser)
-    _sampling_options(parser)
-
-
-def _eval_options(parser: Any) -> None:
-    parser.add_argument("--limit", type=_whole, default=100, help="examples for each ability (default: 100)")
-    parser.add_argument("--data", metavar="FOLDER", help="also score on real data in this folder")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the intervals and of chance (default: 0)")
-    parser.add_argument("--json", metavar="FILE", help="also write the whole report as JSON")
-    parser.add_argument("--markdown", metavar="FILE", help="also write it as Markdown tables")
-    parser.add_argument("--slices", action="store_true", help="show each language and each unseen slice, too")
-    parser.add_argument("--records", metavar="FILE", help="also write every answer, as JSON lines")
-    _model_option(parser)
-
-
 def _data_options(parser: Any) -> None:
     steps = parser.add_subparsers(title="steps", metavar="STEP")
     make = steps.add_parser("make", help="write examples of the small world as JSON lines")
     make.add_argument("out", metavar="FILE.jsonl")
-    make.add_argument("--count", type=_whole, default=100, help="examples for each task (default: 100)")
+    make.add_argument("--count", type=whole, default=100, help="examples for each task (default: 100)")
     make.add_argument("--tasks", help="comma-separated; default: all")
     make.add_argument("--languages", help="comma-separated, such as en,zh; default: all")
     make.add_argument("--split", choices=("train", "val", "test"), default="train", help="default: train")
@@ -214,7 +175,7 @@ def _data_options(parser: Any) -> None:
     make.set_defaults(run=run_data_make)
     look = steps.add_parser("look", help="write one page that shows examples of every task")
     look.add_argument("out", nargs="?", default="castor-data.html", metavar="FILE.html")
-    look.add_argument("--count", type=_whole, default=3, help="examples for each task (default: 3)")
+    look.add_argument("--count", type=whole, default=3, help="examples for each task (default: 3)")
     look.add_argument("--seed", type=int, default=0)
     look.set_defaults(run=run_data_look)
     count = steps.add_parser("count", help="count the examples, turns and media of a JSON-lines file")
@@ -222,25 +183,13 @@ def _data_options(parser: Any) -> None:
     count.set_defaults(run=run_data_count)
 
 
-def _whole(text: str) -> int:
-    """A count of one or more, as argparse types are: a ValueError becomes its message."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is less than 1")
-    return number
-
-
-def _article(kind: str) -> str:
-    return {"image": "a picture", "audio": "a recording", "video": "a video clip", "document": "a PDF"}[kind]
-
-
-def _load(name: str) -> "Model":
-    """A model by name or folder, with the time it took on standard error when a person is watching."""
+def _load(arguments: Any) -> "Model":
+    """The model asked for, its adapter on it; says so on standard error when a person is watching."""
     import castor
 
     if sys.stderr.isatty():
-        print(f"\033[2mloading {name} …\033[0m", end="\r", file=sys.stderr, flush=True)
-    model = castor.load(name)
+        print(f"\033[2mloading {arguments.model} …\033[0m", end="\r", file=sys.stderr, flush=True)
+    model = castor.load(arguments.model, adapter=arguments.adapter)
     if sys.stderr.isatty():
         print("\033[K", end="", file=sys.stderr, flush=True)
     return model
@@ -252,7 +201,7 @@ def run_demo(arguments: Any) -> None:
 
     own = demo.user_inputs(arguments.files, arguments.question, arguments.draw)
     is_own = bool(own.items or own.drawings)
-    demo.run_demo(_load(arguments.model), own if is_own else None, arguments.out, model_name=arguments.model)
+    demo.run_demo(_load(arguments), own if is_own else None, arguments.out, model_name=arguments.model)
 
 
 def run_generate(arguments: Any) -> None:
@@ -265,14 +214,14 @@ def run_generate(arguments: Any) -> None:
     if arguments.out:
         png_path(arguments.out)
     message = Message.user(*(part_of(kind, value) for kind, value in arguments.parts))
-    say(_load(arguments.model), [message], out=arguments.out, **_sampling(arguments))
+    say(_load(arguments), [message], out=arguments.out, **_sampling(arguments))
 
 
 def run_chat(arguments: Any) -> None:
     """castor chat."""
     from castor.demo.chat import chat
 
-    chat(_load(arguments.model), **_sampling(arguments))
+    chat(_load(arguments), **_sampling(arguments))
 
 
 def _sampling(arguments: Any) -> dict[str, Any]:
@@ -294,6 +243,15 @@ def run_train(arguments: Any) -> int:
     return 0 if recipes.run(arguments.recipe, arguments.overrides) else 130
 
 
+def run_merge(arguments: Any) -> None:
+    """castor merge."""
+    import castor
+
+    model = castor.load(arguments.model, adapter=arguments.adapter, device="cpu")
+    model.save(arguments.out, precision=arguments.precision)
+    print(arguments.out)
+
+
 def run_speedrun(arguments: Any) -> int:
     """castor speedrun."""
     from castor.recipes.speedrun import speedrun
@@ -308,7 +266,7 @@ def run_eval(arguments: Any) -> None:
     from castor.evals.table import report_table
     from castor.recipes.evaluation import evaluate_model
 
-    model = _load(arguments.model)
+    model = _load(arguments)
     report = evaluate_model(
         model, limit=arguments.limit, data=arguments.data, seed=arguments.seed, records_path=arguments.records
     )

@@ -43,6 +43,17 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
         raise ValueError(f"{where or cls.__name__}: {error}") from None
 
 
+def from_foreign(cls: type[T], values: Mapping[str, Any], only: Mapping[str, tuple[Any, ...]], where: str = "") -> T:
+    """Build `cls` from another program's JSON values, without the fields that `cls` does not have.
+
+    `only` names such fields that would change the result: a value that is not among those given is a ValueError.
+    """
+    for key, allowed in only.items():
+        if key in values and values[key] not in allowed:
+            raise ValueError(f"{where}{key}={values[key]!r} is not supported (only {allowed[0]!r})")
+    return from_dict(cls, {key: value for key, value in values.items() if key in cls.__dataclass_fields__}, where)
+
+
 def override(config: T, assignments: Sequence[str]) -> T:
     """A copy of `config` with `key=value` (dotted for nested) applied, values read by the field's type.
 

@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 import numpy as np
 
+from castor.calls import FunctionCall, FunctionResponse, call_from_json, json_fields, response_from_json
 from castor.media import audio, document, image, video
 from castor.media.limits import Limits
 from castor.media.sniff import canonical, check_kind, sniff
@@ -26,9 +27,10 @@ Role = Literal["user", "model", "system"]
 
 @dataclass(frozen=True)
 class Text:
-    """A piece of text."""
+    """A piece of text; a thought is what the model says to itself before it answers."""
 
     text: str
+    thought: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):
@@ -233,7 +235,8 @@ class Document(Media):
         return document.decode_document(self.data, self.name, limits or self.limits, dpi)
 
 
-Part = Text | Image | Audio | Video | Document
+Part = Text | Image | Audio | Video | Document | FunctionCall | FunctionResponse
+PART_KEYS = {"text", "inlineData", "fileData", "functionCall", "functionResponse"}
 MEDIA_KINDS: dict[str, type[Image | Audio | Video | Document]] = {
     "image": Image,
     "audio": Audio,
@@ -255,7 +258,7 @@ class Message:
         object.__setattr__(self, "parts", tuple(self.parts))
         for part in self.parts:
             if not isinstance(part, Part):
-                raise ValueError(f"a part must be Text or media, not {type(part).__name__}")
+                raise ValueError(f"a part must be Text, media or a function call, not {type(part).__name__}")
 
     @classmethod
     def user(cls, *parts: Part | str) -> Self:
@@ -274,8 +277,8 @@ class Message:
 
     @property
     def text(self) -> str:
-        """All text parts joined."""
-        return "".join(part.text for part in self.parts if isinstance(part, Text))
+        """All text parts joined, thoughts left out."""
+        return "".join(part.text for part in self.parts if isinstance(part, Text) and not part.thought)
 
     @property
     def images(self) -> tuple[Image, ...]:
@@ -298,7 +301,7 @@ class Message:
         `fileData` names a local file in `base_dir`; without that folder it is refused, as is anything remote.
         A missing role means "user". Raises ValueError that names a wrong key or value.
         """
-        fields = _fields(obj, "message", {"role", "parts"})
+        fields = json_fields(obj, "message", {"role", "parts"})
         parts = fields.get("parts")
         if not isinstance(parts, list | tuple):
             raise ValueError(f"message: parts must be a list, not {parts!r:.80}")
@@ -313,7 +316,10 @@ def _as_parts(parts: tuple[Part | str, ...]) -> tuple[Part, ...]:
 def part_to_json(part: Part) -> dict[str, Any]:
     """One part of Content JSON; media are inlined."""
     if isinstance(part, Text):
-        return {"text": part.text}
+        return {"text": part.text, "thought": True} if part.thought else {"text": part.text}
+    if isinstance(part, FunctionCall | FunctionResponse):
+        return part.to_json()
+    assert isinstance(part, Media)
     return {"inlineData": {"mimeType": part.mime_type, "data": base64.b64encode(part.data).decode("ascii")}}
 
 
@@ -325,44 +331,32 @@ def part_from_json(
 ) -> Part:
     """One part from Content JSON; see `Message.from_json`. `place` names it in error texts."""
     limits = limits or Limits()
-    fields = _fields(obj, place, {"text", "inlineData", "fileData"})
+    fields = json_fields(obj, place, PART_KEYS | {"thought"})
+    thought = fields.pop("thought", False)
     if len(fields) != 1:
-        raise ValueError(f"{place}: needs exactly one of text, inlineData and fileData, not {sorted(fields)}")
+        raise ValueError(f"{place}: needs exactly one of {', '.join(sorted(PART_KEYS))}, not {sorted(fields)}")
     [(key, value)] = fields.items()
+    if not isinstance(thought, bool) or (thought and key != "text"):
+        raise ValueError(f"{place}: thought is true or false beside a text, not {thought!r:.80} beside {key}")
     if key == "text":
         if not isinstance(value, str):
             raise ValueError(f"{place}.text must be a string, not {type(value).__name__}")
-        return Text(value)
+        return Text(value, thought)
     place = f"{place}.{key}"
+    if key in ("functionCall", "functionResponse"):
+        return call_from_json(value, place) if key == "functionCall" else response_from_json(value, place)
     if key == "inlineData":
-        blob = _fields(value, place, {"mimeType", "data", "displayName"})
+        blob = json_fields(value, place, {"mimeType", "data", "displayName"})
         mime_type, name = blob.get("mimeType"), str(blob.get("displayName") or place)
         media = _media_class(mime_type, place)
         data = decode_base64(blob.get("data"), name, limits)
         return media(data, mime_type=mime_type, name=name, limits=limits)
-    file = _fields(value, place, {"mimeType", "fileUri", "displayName"})
+    file = json_fields(value, place, {"mimeType", "fileUri", "displayName"})
     path = _local_path(file.get("fileUri"), base_dir, place)
     data, _, name = read_source(path, None, "file", limits)
     mime_type = file.get("mimeType")
     media = _media_class(mime_type or sniff(data) or "unknown", f"{place} ({name})")
     return media(data, mime_type=mime_type, name=name, limits=limits)
-
-
-def _fields(obj: object, place: str, known: set[str]) -> dict[str, Any]:
-    """The set fields of a JSON object under their camelCase names; null counts as not set."""
-    if not isinstance(obj, Mapping):
-        raise ValueError(f"{place}: must be a JSON object, not {type(obj).__name__}")
-    fields: dict[str, Any] = {}
-    for key, value in obj.items():
-        head, *tail = str(key).split("_")
-        camel = head + "".join(word.capitalize() for word in tail)
-        if camel not in known:
-            raise ValueError(f"{place}: unknown key {key!r} (known: {', '.join(sorted(known))})")
-        if camel in fields:
-            raise ValueError(f"{place}: key {key!r} is given twice")
-        if value is not None:
-            fields[camel] = value
-    return fields
 
 
 def _media_class(mime_type: object, place: str) -> type[Image | Audio | Video | Document]:

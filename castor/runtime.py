@@ -93,6 +93,36 @@ def best_precision(device: str) -> str:
     return "bfloat16" if "amx_bf16" in flags or "avx512_bf16" in flags else "float32"
 
 
+def available_bytes(device: str = "cpu") -> int | None:
+    """Memory that a program may still take, bytes: what the system calls available, and what its container allows.
+
+    None where the system does not say.
+    """
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.mem_get_info(device)[0]
+    if device != "cpu" or not os.path.exists("/proc/meminfo"):
+        return None
+    with open("/proc/meminfo", encoding="ascii") as file:
+        lines = dict(line.split(":", 1) for line in file)
+    free = [int(lines["MemAvailable"].split()[0]) * 1024] if "MemAvailable" in lines else []
+    limit, used = (_cgroup_bytes(name) for name in ("memory.max", "memory.current"))
+    if limit is not None and used is not None:
+        free.append(max(0, limit - used))
+    return min(free, default=None)
+
+
+def _cgroup_bytes(name: str) -> int | None:
+    """A number of this container's memory limits (cgroup v2); None where there is no limit."""
+    try:
+        with open(f"/sys/fs/cgroup/{name}", encoding="ascii") as file:
+            text = file.read().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
+
+
 def can_compile() -> bool:
     """Whether torch.compile has the C++ compiler that it needs on a CPU."""
     import shutil

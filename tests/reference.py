@@ -136,6 +136,7 @@ def _sequence(ids: list[int]) -> Sequence:
         patch_at_P=np.zeros(0, dtype=np.int32),
         frames_SF=np.zeros((0, 0), dtype=np.float32),
         frame_at_S=np.zeros(0, dtype=np.int32),
+        clip_S=np.zeros(0, dtype=np.int32),
     )
 
 

@@ -65,14 +65,14 @@ def test_help_is_instant_and_loads_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - start_s
     assert done.returncode == 0, done.stderr
-    for verb in ("demo", "generate", "chat", "train", "speedrun", "eval", "data"):
+    for verb in ("demo", "generate", "chat", "train", "speedrun", "merge", "eval", "data"):
         assert verb in done.stdout
     assert seconds < 2.0  # 0.05 s on an idle machine
 
 
 @pytest.mark.parametrize(
     "argv",
-    [["generate"], ["demo"], ["chat"], ["train"], ["speedrun"], ["eval"], ["data"], ["data", "make"]],
+    [["generate"], ["demo"], ["chat"], ["train"], ["speedrun"], ["merge"], ["eval"], ["data"], ["data", "make"]],
     ids=" ".join,
 )
 def test_every_verb_has_help(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from castor.calls import FunctionCall, FunctionResponse
 from castor.content import Audio, Document, Image, Message, Part, Text, Video, part_from_json, part_to_json
 from castor.media.image import encode_png
 from castor.media.limits import Limits
@@ -111,7 +112,15 @@ def test_makers_and_views() -> None:
         ({"parts": [{}]}, "exactly one"),
         ({"parts": [{"text": "a"}, {"text": "b", "fileData": {}}]}, r"parts\[1\]: needs exactly one"),
         ({"parts": [{"text": 5}]}, "must be a string"),
-        ({"parts": [{"functionCall": {}}]}, "'functionCall'"),
+        ({"parts": [{"executableCode": {}}]}, "'executableCode'"),
+        ({"parts": [{"functionCall": {}}]}, r"parts\[0\].functionCall: .* name of a function"),
+        ({"parts": [{"functionCall": {"name": "f", "args": [1]}}]}, "args must be an object"),
+        ({"parts": [{"functionResponse": {"name": "f", "response": {"a": float("nan")}}}]}, "not JSON"),
+        ({"parts": [{"functionResponse": {"name": "f", "output": 1}}]}, "unknown key 'output'"),
+        ({"parts": [{"functionCall": {"name": "f", "id": 7}}]}, "id must be a string"),
+        ({"parts": [{"functionCall": {"name": "f"}, "text": "a"}]}, "exactly one"),
+        ({"parts": [{"functionCall": {"name": "f"}, "thought": True}]}, "beside functionCall"),
+        ({"parts": [{"text": "a", "thought": "yes"}]}, "thought is true or false"),
         ({"parts": [{"inlineData": {"data": "AAAA"}}]}, "mimeType is needed"),
         ({"parts": [{"inlineData": {"mimeType": "image/png"}}]}, "base64 data must be a string"),
         ({"parts": [{"inlineData": {"mimeType": "image/png", "data": "A"}}]}, "not valid base64"),
@@ -245,3 +254,27 @@ def test_a_part_keeps_to_later_limits() -> None:
 def test_half_a_surrogate_pair_is_no_text() -> None:
     with pytest.raises(ValueError, match="not Unicode text"):
         Text("a \udcff")
+
+
+def test_thoughts_and_calls_round_trip() -> None:
+    call = FunctionCall("weather", {"city": "Köln", "days": [1, 2], "units": {"metric": True}}, id="c1")
+    messages = [
+        Message.model(Text("Look it up.", thought=True), call, FunctionCall("now")),
+        Message.user(FunctionResponse("weather", {"sky": "blue", "high": 21.5}, id="c1"), FunctionResponse("now")),
+    ]
+    for message in messages:
+        values = json.loads(json.dumps(message.to_json()))
+        assert Message.from_json(values) == message
+        assert hash(Message.from_json(values)) == hash(message)
+    assert messages[0].to_json()["parts"][:2] == [
+        {"text": "Look it up.", "thought": True},
+        {"functionCall": {"id": "c1", "name": "weather", "args": dict(call.args)}},
+    ]
+    snake = {"parts": [{"function_call": {"name": "now"}}, {"text": "hm", "thought": False}]}
+    assert Message.from_json(snake).parts == (FunctionCall("now"), Text("hm"))
+    assert Message.model(Text("hidden", thought=True), "said").text == "said"
+    assert Text("a") != Text("a", thought=True)
+    changed = {"a": [1]}
+    kept = FunctionCall("f", changed)
+    changed["a"].append(2)
+    assert kept.args == {"a": [1]}

@@ -79,6 +79,7 @@ def test_greedy_follows_the_logits(model: Model) -> None:
             patch_at_P=sequence.patch_at_P,
             frames_SF=sequence.frames_SF,
             frame_at_S=sequence.frame_at_S,
+            clip_S=sequence.clip_S,
         )
         with torch.inference_mode():
             logits_V = model.decoder(collate([[longer]], len(ids)))[0, -1]
@@ -254,6 +255,8 @@ def test_the_public_surface() -> None:
     wanted = {
         "Audio",
         "Document",
+        "FunctionCall",
+        "FunctionResponse",
         "Image",
         "Message",
         "Model",

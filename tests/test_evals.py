@@ -128,6 +128,15 @@ def test_chance_is_the_best_ignorant_answerer() -> None:
     assert run(examples, [example.answer for example in examples]).row("image_question").chance == pytest.approx(0.8)
 
 
+def test_the_ignorant_guess_final_answers_without_steps() -> None:
+    examples = [
+        Example(messages=(Message.user("?"), Message.model(f"place {i}: {n}")), task="image_count", meta={"answer": n})
+        for i, n in enumerate("2222213004")
+    ]
+    assert len({example.answer.text for example in examples}) == 10
+    assert run(examples, [example.answer for example in examples]).row("image_count").chance == pytest.approx(0.5)
+
+
 def test_a_blind_answerer_knows_the_sort_of_question() -> None:
     sorts = {"exists": ("yes", "yes", "yes", "no"), "count": ("2", "2", "2", "1"), "where": ("left",)}
     examples = [

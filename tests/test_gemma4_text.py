@@ -193,13 +193,6 @@ def test_mistakes_are_named(pairs: dict[str, Pair], changes: dict[str, Any], mes
         ModelConfig.from_hf(values)
 
 
-@pytest.mark.parametrize("medium", ["vision", "audio"])
-def test_towers_are_refused(pairs: dict[str, Pair], medium: str) -> None:
-    values = pairs["gemma4 E2B"][1].config.to_hf() | {f"{medium}_config": {"model_type": f"gemma4_{medium}"}}
-    with pytest.raises(ValueError, match=f"{medium}_config: the tower"):
-        ModelConfig.from_hf(values)
-
-
 def test_defaults_are_those_of_transformers() -> None:
     """What a file leaves out means what it means to transformers."""
     for name, config_class in (

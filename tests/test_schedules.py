@@ -195,7 +195,7 @@ def test_keys_tell_pictures_apart_and_splits_spare_them(renderer: Renderer) -> N
 
     one, other = sequence(0), sequence(1)
     assert one.ids_T.tolist() == other.ids_T.tolist()
-    ((first, stop, _),) = media_of(one)
+    ((first, stop, *_),) = media_of(one)
     ids = one.ids_T.tolist()
     keys, others = (Prefix(s, 4).keys(ids, len(ids)) for s in (one, other))
     assert [a == b for a, b in zip(keys, others, strict=True)] == [4 * (i + 1) <= first for i in range(len(keys))]

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from castor.content import Audio, Image, Message, Text, Video
 from castor.tokens.pack import collate, pack, plan
-from castor.tokens.render import Renderer, time_stamp
+from castor.tokens.render import Renderer
 from castor.tokens.space import MAX_GRID, IdSpace
 from castor.tokens.text import Tokenizer, train_tokenizer
+from castor.tokens.video import time_stamp
 
 FIXTURES = {"suppress_health_check": [HealthCheck.function_scoped_fixture], "deadline": None}
 

@@ -232,6 +232,15 @@ def test_schedule_warms_holds_and_falls() -> None:
     assert all(a >= b for a, b in zip(scales[70:], scales[71:], strict=False)) and 0.02 <= scales[-1] < 0.03
 
 
+def test_stages_share_one_schedule() -> None:
+    first = FitConfig(num_steps=70, warmup=0.1, decay=0.5, stretch=(0.0, 0.7))
+    second = FitConfig(num_steps=30, warmup=0.1, decay=0.5, stretch=(0.7, 1.0))
+    joined = [first.rate_scale(step) for step in range(70)] + [second.rate_scale(step) for step in range(30)]
+    assert joined == [learning_rate_scale(step, 100, warmup=0.1, decay=0.5) for step in range(100)]
+    with pytest.raises(ValueError, match="stretch"):
+        FitConfig(num_steps=1, stretch=(0.5, 0.5))
+
+
 def test_optimizer_state_round_trips(tiny_config: ModelConfig, tmp_path: Path) -> None:
     def grads(model: Decoder, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)

@@ -6,7 +6,7 @@ from importlib.resources import files
 
 import numpy as np
 
-from castor.content import Document, Part, Text
+from castor.content import Document, Media, Part
 from castor.demo.run import Answered, Drawn, Looked, Result
 from castor.demo.seen import waveform_peaks
 from castor.media.image import encode_png
@@ -168,7 +168,7 @@ def _waveform(samples_S: np.ndarray) -> str:
 
 
 def _file_uri(part: Part) -> str:
-    assert not isinstance(part, Text), "an item of the demo is a file"
+    assert isinstance(part, Media), "an item of the demo is a file"
     return _data_uri(part.data, part.mime_type)
 
 

@@ -19,7 +19,8 @@ from castor.demo.seen import Seen, see
 from castor.diorama.parse import parse, scene_f1
 from castor.diorama.scene import Scene
 from castor.tasks.distance import word_error_rate
-from castor.tasks.normalise import normalise
+from castor.tasks.normalise import final_number, normalise
+from castor.tokens.render import Renderer
 
 if TYPE_CHECKING:
     from castor.engine.model import Model
@@ -42,6 +43,8 @@ class Answered:
             return None
         if normalise(self.answer) == normalise(self.question.truth):
             return "right"
+        if self.question.truth.isdecimal() and final_number(self.answer) == float(self.question.truth):
+            return "right"  # worked out loud
         is_long = len(self.question.truth.split()) > 3
         return "close" if is_long and word_error_rate(self.question.truth, self.answer) <= 0.34 else "wrong"
 
@@ -143,6 +146,8 @@ def _look(model: "Model", item: Item, console: Console) -> Looked:
     part = item.part()
     answers = tuple(_ask(model, part, question, console) for question in item.questions)
     prompt = [Message.user(part, item.questions[0].text)]
+    if not isinstance(model.renderer, Renderer):
+        raise ValueError("the demo shows Castor's own models; a published checkpoint answers with: castor chat --model")
     seen = see(model.renderer, model.renderer.encode(prompt, reply=True))
     samples_S = None
     if isinstance(part, Audio):

@@ -101,7 +101,12 @@ def spoken_question(draw: Draw) -> Example:
         task=draw.task,
         language=draw.language,
         tags=tuple(tags),
-        meta={"scene": scene.to_json(), "question": asked.question, "answer": asked.answer, "voices": voices},
+        meta={
+            "scene": scene.to_json(),
+            "question": asked.question,
+            "answer": asked.final or asked.answer,
+            "voices": voices,
+        },
     )
 
 

@@ -26,7 +26,7 @@ def focus_of(scene: Scene, unseen: bool) -> Thing | None:
 
 def example_of(draw: Draw, scene: Scene, questions: list[Question]) -> Example:
     """Questions over one picture; the tag for unseen combinations goes by the last question."""
-    asked = [Asked(question.question, question.answer, question.kind) for question in questions]
+    asked = [Asked(question.question, question.answer, question.kind, question.final) for question in questions]
     tags = (UNSEEN_TAG,) if questions[-1].is_unseen else ()
     return quiz(draw, [picture_of(scene)], asked, meta={"scene": scene.to_json()}, tags=tags)
 
@@ -44,7 +44,10 @@ def image_question(draw: Draw) -> Example:
 
 
 def image_count(draw: Draw) -> Example:
-    """How many things have a colour, a shape, both or a size; 0, 1, 2, 3 and 4 are equally frequent."""
+    """How many things have a colour, a shape, both or a size; 0, 1, 2, 3 and 4 are equally frequent.
+
+    The first answer says what there is before it counts; later ones, in training, count from that.
+    """
     rng, unseen = draw.rng, draw.wants_unseen()
     first = random_kind(rng, unseen=unseen)
     wanted = random_wanted(rng, first)
@@ -64,7 +67,7 @@ def image_count(draw: Draw) -> Example:
     questions = {wanted: ask_count(rng, draw.language, scene, wanted)}
     for _ in range(draw.num_turns() - 1):
         other_wanted = random_wanted(rng, scene.things[rng.randrange(len(scene.things))])
-        questions.setdefault(other_wanted, ask_count(rng, draw.language, scene, other_wanted))
+        questions.setdefault(other_wanted, ask_count(rng, draw.language, scene, other_wanted, worked=False))
     return example_of(draw, scene, list(questions.values()))
 
 

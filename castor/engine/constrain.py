@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from castor.tokens.gemma import GemmaSpace
 from castor.tokens.space import IdSpace
 from castor.tokens.text import Tokenizer
 
@@ -50,7 +51,7 @@ class Constraint:
 class Constrainer:
     """Makes constraints for one tokenizer; what the library learns of it is kept."""
 
-    def __init__(self, tokenizer: Tokenizer, space: IdSpace, stop_id: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, space: IdSpace | GemmaSpace, stop_id: int) -> None:
         self.tokenizer, self.space, self.stop_id = tokenizer, space, stop_id
 
     @functools.cached_property

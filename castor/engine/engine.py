@@ -11,9 +11,9 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,7 +21,7 @@ from castor.content import Message
 from castor.engine.constrain import Constrainer, ConstraintError
 from castor.engine.forward import Forward, new_blocks
 from castor.engine.request import Reason, Request, Said
-from castor.engine.sample import Grammar, SamplingConfig, pick
+from castor.engine.sample import SamplingConfig, grammar_of, pick
 from castor.engine.schedule import Scheduler
 from castor.tokens.sequence import Sequence as Tokens
 
@@ -80,7 +80,7 @@ class Engine:
             token_budget=config.token_budget,
             reuse_prefixes=config.reuse_prefixes,
         )
-        self.grammar = Grammar(renderer.space, may_draw=model.codec is not None)
+        self.grammar = grammar_of(renderer.space, may_draw=model.codec is not None)
         self.constrainer = Constrainer(renderer.tokenizer, renderer.space, renderer.stop_id)
         self._inbox: deque[Request] = deque()
         self._arrivals = itertools.count()
@@ -93,17 +93,19 @@ class Engine:
         messages: Sequence[Message],
         sampling: SamplingConfig | None = None,
         *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        thinking: bool = False,
         deadline_s: float | None = None,
         priority: int = 0,
     ) -> Request:
         """A request for the model's next turn, which waits until there is room.
 
         Of higher priority first, else in the order of arrival. After `deadline_s` seconds it ends with what it has.
+        `tools` (function declarations in the Gemini API's form) and `thinking` are for published checkpoints.
         QueueFull where too many wait; ValueError where it could never be answered.
         """
-        return self.submit_tokens(
-            self.model.renderer.encode(messages, reply=True), sampling, deadline_s=deadline_s, priority=priority
-        )
+        sequence = self.model.encode_prompt(list(messages), tools=tools, thinking=thinking)
+        return self.submit_tokens(sequence, sampling, deadline_s=deadline_s, priority=priority)
 
     def submit_tokens(
         self,
@@ -183,7 +185,7 @@ class Engine:
             except ConstraintError as error:
                 self._end(request, "error", str(error))
                 continue
-            if said.token_id == self.model.renderer.stop_id:
+            if said.token_id in self.model.renderer.stop_ids:
                 self._end(request, "stop")
                 continue
             request.say(said)
@@ -191,11 +193,10 @@ class Engine:
                 self._end(request, reason)
 
     def _choose(self, request: Request, logits_V: torch.Tensor) -> Said:
-        sampling, space, constraint = request.sampling, self.model.renderer.space, request.constraint
+        sampling, constraint = request.sampling, request.constraint
         allowed_V = self.grammar.allowed_V(request.said_ids) if constraint is None else constraint.allowed_V()
-        is_code = bool(allowed_V[space.first_code : space.end].any())
         permitted_V = logits_V.masked_fill(~allowed_V, -torch.inf)
-        token_id = pick(permitted_V, sampling, request.generator, is_code=is_code)
+        token_id = pick(permitted_V, sampling, request.generator, is_code=self.grammar.is_code(allowed_V))
         if constraint is not None and token_id != self.model.renderer.stop_id:
             constraint.take(token_id)
         if sampling.logprobs is None:

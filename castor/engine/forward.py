@@ -77,7 +77,7 @@ class Forward:
         if not requests:
             return
         text = self.decoder.config.text
-        tails = [r.sequence.followed_by(r.said_ids).part(r.num_computed, len(r.ids)) for r in requests]
+        tails = [r.sequence.followed_by(r.said_ids).taken(np.arange(r.num_computed, len(r.ids))) for r in requests]
         batch = collate([[_without_media(tail) for tail in tails]], sum(len(tail) for tail in tails)).to(self.device)
         x_XD, block_X = self.decoder.embed(batch)[0], self.decoder.places(batch).block_BT[0]
         ids_X, of_medium = batch.ids_BT[0], self.media.look(requests)
@@ -89,7 +89,8 @@ class Forward:
                 first = max(medium.start, request.num_computed)
                 if first < medium.stop:  # a known beginning may end within it
                     there = slice(at + first - request.num_computed, at + medium.stop - request.num_computed)
-                    x_XD[there] = of_medium[medium.digest][first - medium.start :]
+                    from_start = medium.first - medium.start
+                    x_XD[there] = of_medium[medium.digest][from_start + first : from_start + medium.stop]
                     if text.vocab_size_per_layer_input is not None and text.pad_token_id is not None:
                         ids_X[there] = text.pad_token_id  # as media are looked up
             at += len(tail)
@@ -165,8 +166,9 @@ class Forward:
 
 
 def _without_media(sequence: Sequence) -> Sequence:
-    none = {name: getattr(sequence, name)[:0] for name in ("patches_PC", "patch_xy_P2", "patch_at_P")}
-    return replace(sequence, **none, frames_SF=sequence.frames_SF[:0], frame_at_S=sequence.frame_at_S[:0])
+    media = ("patches_PC", "patch_xy_P2", "patch_at_P", "frames_SF", "frame_at_S", "clip_S")
+    none = {name: getattr(sequence, name)[:0] for name in media}
+    return replace(sequence, **none)
 
 
 def new_blocks(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence as Seq
 
+import numpy as np
 import torch
 
 from castor.engine.request import Request
@@ -27,7 +28,7 @@ class MediaMemory:
     def look(self, requests: Seq[Request]) -> dict[bytes, torch.Tensor]:
         """[tokens, D] of every medium that these requests have yet to compute; new ones together."""
         found: dict[bytes, torch.Tensor] = {}
-        new: dict[bytes, Sequence] = {}
+        new: dict[bytes, tuple[Sequence, list[int]]] = {}
         for request in requests:
             for medium in request.prefix.media:
                 if medium.stop <= request.num_computed or medium.digest in found or medium.digest in new:
@@ -35,13 +36,16 @@ class MediaMemory:
                 if medium.digest in self._known:
                     self._known.move_to_end(medium.digest)
                     found[medium.digest] = self._known[medium.digest]
-                else:  # with the token in front of it, which keeps two clips apart
-                    new[medium.digest] = request.sequence.part(medium.start - 1, medium.stop)
+                else:  # with the token in front of each stretch, which keeps them apart
+                    places = np.concatenate([np.arange(start - 1, stop) for start, stop in medium.runs])
+                    own = np.concatenate([np.arange(start - 1, stop) >= start for start, stop in medium.runs])
+                    new[medium.digest] = request.sequence.taken(places), np.flatnonzero(own).tolist()
         if new:
-            sizes = [len(part) for part in new.values()]
-            batch = collate([list(new.values())], sum(sizes)).to(self.decoder.output_weight_VD.device)
+            parts = [part for part, _ in new.values()]
+            sizes = [len(part) for part in parts]
+            batch = collate([parts], sum(sizes)).to(self.decoder.output_weight_VD.device)
             for digest, x_TD in zip(new, self.decoder.embed(batch)[0].split(sizes), strict=True):
-                found[digest] = x_TD[1:].clone()
+                found[digest] = x_TD[new[digest][1]]
                 self._keep(digest, found[digest])
         return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from pathlib import Path
 from typing import Any
@@ -13,35 +13,64 @@ from castor.checkpoint import load_json, save_json, write_atomically
 from castor.config import from_dict, to_dict
 from castor.content import Message, Part
 from castor.engine.engine import Engine, EngineConfig
-from castor.engine.reply import PartWriter
+from castor.engine.published import load_published, save_published
 from castor.engine.request import Request
 from castor.engine.sample import SamplingConfig
+from castor.engine.stream import part_stream
+from castor.hub import find_pulled
+from castor.models.adapter import load_adapter
 from castor.models.codec import ImageCodec
 from castor.models.decoder import Decoder
 from castor.models.load import load_model, save_model
+from castor.nn.lora import merge_adapters
 from castor.runtime import pick_device
 from castor.tokens.batch import Batch
+from castor.tokens.gemma import GemmaRenderer
 from castor.tokens.pack import collate
 from castor.tokens.render import RenderConfig, Renderer
+from castor.tokens.sequence import Sequence
 from castor.tokens.space import IdSpace
 from castor.tokens.text import Tokenizer
 
+Tools = Seq[Mapping[str, Any]]
 Prompt = str | Part | Message | Seq[str | Part] | Seq[Message]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MOST_ROWS, PREFILL_TOKENS = 64, 2048  # of one call: answered at once, read in a step
 SHIPPED = Path(__file__).resolve().parent.parent / "weights"
 
 
-def load(name: str | Path = "atom", *, device: str = "auto", precision: str = "float32") -> Model:
-    """The model in a folder, or the shipped one of that name ("atom").
+def load(
+    name: str | Path = "atom",
+    *,
+    device: str = "auto",
+    precision: str = "float32",
+    adapter: str | Path | None = None,
+) -> Model:
+    """The model in a folder, the shipped one of that name ("atom"), or one that `castor pull NAME` fetched.
 
-    `precision` is the type the weights compute in: "float32" or "bfloat16". Raises ValueError naming what is missing.
+    A folder is one of ours, with castor.json, or a published checkpoint in Hugging Face's layout. `precision` is the
+    type the weights compute in: "float32" or "bfloat16". `adapter` is a folder in PEFT's layout, whose adapter is put
+    into the weights. Raises ValueError naming what is missing.
     """
-    folder = next((at for at in (Path(name), SHIPPED / name) if (at / "castor.json").is_file()), None)
-    if folder is None:
-        shipped = sorted(path.parent.name for path in SHIPPED.glob("*/castor.json"))
-        raise ValueError(f"{str(name)!r}: neither a model folder (with castor.json) nor a shipped model {shipped}")
-    return Model.load(folder, device=pick_device(device), precision=precision)
+    model = Model.load(find_folder(name), device=pick_device(device), precision=precision)
+    if adapter is not None:
+        load_adapter(model.decoder, adapter)
+        merge_adapters(model.decoder)
+    return model
+
+
+def find_folder(name: str | Path) -> Path:
+    """Where the model of that name lies; ValueError says what to do where it is nowhere. Nothing is fetched."""
+    for folder in (Path(name), SHIPPED / name):
+        if any((folder / file).is_file() for file in ("castor.json", "config.json")):
+            return folder
+    if (pulled := find_pulled(str(name))) is not None:
+        return pulled
+    shipped = sorted(path.parent.name for path in SHIPPED.glob("*/castor.json"))
+    known = f"neither a model folder (with castor.json or config.json) nor a shipped model {shipped}"
+    if str(name).count("/") == 1 and not str(name).startswith((".", "/", "~")) and not Path(name).exists():
+        raise ValueError(f"{str(name)!r}: {known}; to fetch it: castor pull {name}")
+    raise ValueError(f"{str(name)!r}: {known}")
 
 
 class Model:
@@ -53,7 +82,7 @@ class Model:
     def __init__(
         self,
         decoder: Decoder,
-        renderer: Renderer,
+        renderer: Renderer | GemmaRenderer,
         codec: ImageCodec | None,
         *,
         card: dict[str, Any] | None = None,
@@ -73,9 +102,11 @@ class Model:
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str = "cpu", precision: str = "float32") -> Model:
-        """The model that `save` wrote to `folder`."""
+        """The model that `save` wrote to `folder`, or a published checkpoint."""
         folder = Path(folder)
         dtype = _dtype(precision)
+        if not (folder / "castor.json").is_file():
+            return cls(*load_published(folder, device=device, dtype=dtype), None)
         about = load_json(folder / "castor.json")
         if not isinstance(about, dict) or not all(isinstance(about.get(key), dict) for key in ("space", "renderer")):
             raise ValueError(f"{folder / 'castor.json'}: needs the objects space and renderer")
@@ -94,7 +125,7 @@ class Model:
             encode_image=codec.encode if codec else None,
             decode_image=codec.decode if codec else None,
         )
-        decoder = load_model(folder).to(device=device, dtype=dtype)
+        decoder = load_model(folder, device=device, dtype=dtype)
         if renderer.tokenizer.vocab_size != space.num_text or decoder.config.text.vocab_size != space.vocab_size:
             raise ValueError(
                 f"{folder}: castor.json states {space.num_text} text pieces and {space.vocab_size} ids, the tokenizer "
@@ -108,7 +139,10 @@ class Model:
         dtype = _dtype(precision)
         folder.mkdir(parents=True, exist_ok=True)
         save_model(self.decoder, folder, dtype=dtype)
-        write_atomically(folder / "tokenizer.model", self.tokenizer.model)
+        if isinstance(self.renderer, GemmaRenderer):
+            save_published(self.renderer, folder)
+            return
+        write_atomically(folder / self.tokenizer.FILE, self.tokenizer.model)
         if self.codec is not None:
             self.codec.save(folder)
         about = {
@@ -118,27 +152,33 @@ class Model:
         }
         save_json(folder / "castor.json", about)
 
-    def generate(self, prompt: Prompt, **sampling: Any) -> Message:
+    def generate(self, prompt: Prompt, *, tools: Tools = (), thinking: bool = False, **sampling: Any) -> Message:
         """The model's answer. `sampling` are the fields of `SamplingConfig`: max_tokens, temperature, seed, ...
+
+        `tools` (function declarations in the Gemini API's form) and `thinking` are for published checkpoints.
 
         >>> model.generate([castor.Image("shapes.png"), "How many red shapes are there?"]).text
         """
-        return self.generate_batch([_messages(prompt)], **sampling)[0]
+        return self.generate_batch([_messages(prompt)], tools=tools, thinking=thinking, **sampling)[0]
 
-    def generate_batch(self, prompts: Iterable[Prompt], **sampling: Any) -> list[Message]:
+    def generate_batch(
+        self, prompts: Iterable[Prompt], *, tools: Tools = (), thinking: bool = False, **sampling: Any
+    ) -> list[Message]:
         """Answers to many prompts at once, each as if it were alone, but for the rounding of larger matrix products."""
         conversations = [_messages(prompt) for prompt in prompts]
         if not conversations:
             return []
-        engine, requests = self._submitted(conversations, _sampling(sampling))
+        sequences = [self.encode_prompt(messages, tools=tools, thinking=thinking) for messages in conversations]
+        engine, requests = self._submitted(sequences, _sampling(sampling))
         while engine.step():
             pass
         return [request.result().message for request in requests]
 
-    def stream(self, prompt: Prompt, **sampling: Any) -> Iterator[Part]:
+    def stream(self, prompt: Prompt, *, tools: Tools = (), thinking: bool = False, **sampling: Any) -> Iterator[Part]:
         """The answer as it comes: `Text` pieces, and an `Image` whenever a picture is finished."""
-        engine, (request,) = self._submitted([_messages(prompt)], _sampling(sampling))
-        writer = PartWriter(self.renderer, request.sampling.stop)
+        sequence = self.encode_prompt(_messages(prompt), tools=tools, thinking=thinking)
+        engine, (request,) = self._submitted([sequence], _sampling(sampling))
+        writer = part_stream(self.renderer, request.sampling.stop)
         num_given, goes_on = 0, True
         while goes_on:
             goes_on = engine.step()
@@ -147,9 +187,8 @@ class Model:
             num_given = len(request.said)
         yield from writer.finish()
 
-    def _submitted(self, conversations: list[list[Message]], config: SamplingConfig) -> tuple[Engine, list[Request]]:
-        """An engine for these conversations alone, so that weights may change from call to call."""
-        sequences = [self.renderer.encode(messages, reply=True) for messages in conversations]
+    def _submitted(self, sequences: list[Sequence], config: SamplingConfig) -> tuple[Engine, list[Request]]:
+        """An engine for these prompts alone, so that weights may change from call to call."""
         for sequence in sequences:
             self.decoder.check_length(len(sequence), config.max_tokens)
         sizes = sorted(len(sequence) + config.max_tokens + 2 * EngineConfig.block_tokens for sequence in sequences)
@@ -161,6 +200,14 @@ class Model:
         )
         engine = Engine(self, shape)
         return engine, [engine.submit_tokens(sequence, config) for sequence in sequences]
+
+    def encode_prompt(self, messages: list[Message], *, tools: Tools = (), thinking: bool = False) -> Sequence:
+        """A conversation up to where the answer begins; ValueError where the model does not know what is asked for."""
+        if isinstance(self.renderer, GemmaRenderer):
+            return self.renderer.encode(messages, reply=True, tools=tools, thinking=thinking)
+        if tools or thinking:
+            raise ValueError("this model knows neither tools nor thinking")
+        return self.renderer.encode(messages, reply=True)
 
     @torch.inference_mode()
     def logits(self, messages: Prompt) -> torch.Tensor:

@@ -11,28 +11,47 @@ from castor.tokens.sequence import Sequence
 
 
 class Medium(NamedTuple):
-    """A picture or clip of sound: its first token, one past its last, and a digest of what it shows."""
+    """Tokens of a picture or clip of sound that follow each other, from `start` up to `stop`.
+
+    A clip may lie in several stretches (between a film's frames) and is yet heard as one: `digest` and `runs`, the
+    stretches of all its tokens, are those of the whole, and `first` of its tokens come before this stretch.
+    """
 
     start: int
     stop: int
     digest: bytes
+    first: int
+    runs: tuple[tuple[int, int], ...]
 
 
 def media_of(sequence: Sequence) -> list[Medium]:
     """Every picture and clip of sound, in the order of tokens."""
-    media = []
-    for at_P, contents in (
-        (sequence.patch_at_P, (sequence.patches_PC, sequence.patch_xy_P2)),
-        (sequence.frame_at_S, (sequence.frames_SF,)),
-    ):
-        breaks = np.flatnonzero(np.diff(at_P) != 1) + 1
-        for run in np.split(np.arange(len(at_P)), breaks):
-            if len(run):
-                digest = hashlib.blake2b(digest_size=16)
-                for content in contents:
-                    digest.update(np.ascontiguousarray(content[run]).data)
-                media.append(Medium(int(at_P[run[0]]), int(at_P[run[-1]]) + 1, digest.digest()))
+    media: list[Medium] = []
+    for run in _runs(sequence.patch_at_P):
+        digest = _digest(sequence.patches_PC[run], sequence.patch_xy_P2[run])
+        span = int(sequence.patch_at_P[run[0]]), int(sequence.patch_at_P[run[-1]]) + 1
+        media.append(Medium(*span, digest, 0, (span,)))
+    for clip in np.unique(sequence.clip_S):
+        own = np.flatnonzero(sequence.clip_S == clip)
+        at_S = sequence.frame_at_S[own]
+        runs = tuple((int(at_S[run[0]]), int(at_S[run[-1]]) + 1) for run in _runs(at_S))
+        digest, first = _digest(sequence.frames_SF[own], np.array(runs) - runs[0][0]), 0
+        for start, stop in runs:
+            media.append(Medium(start, stop, digest, first, runs))
+            first += stop - start
     return sorted(media)
+
+
+def _runs(at_N: np.ndarray) -> list[np.ndarray]:
+    """Indices of the stretches in which places follow each other without a gap."""
+    return np.split(np.arange(len(at_N)), np.flatnonzero(np.diff(at_N) != 1) + 1) if len(at_N) else []
+
+
+def _digest(*contents: np.ndarray) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for content in contents:
+        digest.update(np.ascontiguousarray(content).data)
+    return digest.digest()
 
 
 class Prefix:

@@ -17,8 +17,9 @@ from castor.content import Message, Part
 from castor.engine.blocks import Table
 from castor.engine.constrain import Constraint
 from castor.engine.prefix import Prefix
-from castor.engine.reply import PartWriter, cut
 from castor.engine.sample import SamplingConfig
+from castor.engine.stream import cut, part_stream
+from castor.tokens.gemma import GemmaRenderer
 from castor.tokens.render import Renderer
 from castor.tokens.sequence import Sequence
 
@@ -66,7 +67,7 @@ class Request:
         self,
         sequence: Sequence,
         sampling: SamplingConfig,
-        renderer: Renderer,
+        renderer: Renderer | GemmaRenderer,
         *,
         block_tokens: int,
         order: tuple[int, int] = (0, 0),
@@ -149,7 +150,7 @@ class Request:
 
     def parts(self) -> Iterator[Part]:
         """Texts as soon as they are certain, pictures when they are finished."""
-        writer = PartWriter(self.renderer, self.sampling.stop)
+        writer = part_stream(self.renderer, self.sampling.stop)
         for said in self:
             yield from writer.take(said.token_id)
         yield from writer.finish()
@@ -182,7 +183,7 @@ class Request:
 
     async def aparts(self) -> AsyncIterator[Part]:
         """`parts` in an event loop."""
-        writer = PartWriter(self.renderer, self.sampling.stop)
+        writer = part_stream(self.renderer, self.sampling.stop)
         async for said in self:
             for part in writer.take(said.token_id):
                 yield part

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from castor.tokens.gemma import GemmaSpace
 from castor.tokens.space import MAX_GRID, IdSpace
 
 
@@ -93,6 +94,10 @@ class Grammar:
         num_codes = self.space.cells(open_ids[0]) * self.space.cells(open_ids[1])
         return self._code if len(open_ids) - 2 < num_codes else self._only(self.space.special("<draw|>"))
 
+    def is_code(self, allowed_V: torch.Tensor) -> bool:
+        """Whether what `allowed_V` gave leaves image codes alone."""
+        return allowed_V is self._code
+
     def is_drawing(self, said: list[int]) -> bool:
         """Whether a picture is begun and not ended."""
         return self._open_drawing(said) is not None
@@ -115,3 +120,30 @@ class Grammar:
         allowed = torch.zeros_like(self._text)
         allowed[token_id] = True
         return allowed
+
+
+class OpenGrammar:
+    """What a published checkpoint may say: every id but those that it suppresses itself. It draws nothing."""
+
+    max_cells = 0
+
+    def __init__(self, space: GemmaSpace) -> None:
+        self._allowed = torch.ones(space.vocab_size, dtype=torch.bool)
+        self._allowed[list(space.suppressed)] = False
+
+    def allowed_V(self, said: list[int]) -> torch.Tensor:
+        """bool [V], whatever was said so far."""
+        return self._allowed
+
+    def is_code(self, allowed_V: torch.Tensor) -> bool:
+        """Never."""
+        return False
+
+    def is_drawing(self, said: list[int]) -> bool:
+        """Never."""
+        return False
+
+
+def grammar_of(space: IdSpace | GemmaSpace, *, may_draw: bool) -> Grammar | OpenGrammar:
+    """The grammar of replies in this id space."""
+    return OpenGrammar(space) if isinstance(space, GemmaSpace) else Grammar(space, may_draw=may_draw)

@@ -4,6 +4,7 @@ Three ignorant answerers are measured on the data itself, within each language o
   shuffled    gives every example another example's reference answer;
   constant    gives every example one fixed answer, the best of the most frequent ones;
   blind       knows the sort of question, and gives the answer most frequent among the others of that sort.
+Where worked steps lead to an answer, they give the answer alone: guessing needs no steps.
 Chance is the best of the three.  The constant is chosen on the test answers themselves, which flatters it: a
 score above it is above any answerer of that kind.
 """
@@ -56,10 +57,11 @@ def _shuffled(
     order = list(pool)
     rng.shuffle(order)
     place = {member: at for at, member in enumerate(order)}
+    answers = {member: metric.essence(examples[member]) for member in order}
     num_shuffles = min(NUM_SHUFFLES, len(order) - 1)
     shifts = rng.sample(range(1, len(order)), num_shuffles)
     scores_MS = [
-        [metric.score(examples[m], examples[order[(place[m] + shift) % len(order)]].answer) for shift in shifts]
+        [metric.score(examples[m], answers[order[(place[m] + shift) % len(order)]]) for shift in shifts]
         for m in members
     ]
     return np.asarray(scores_MS, dtype=np.float64).mean(axis=1)
@@ -70,12 +72,13 @@ def _best_constant(metric: Metric, examples: Sequence[Example], members: list[in
 
     An answer that only one example has says nothing about that example: there the next best is given.
     """
+    answers = {at: metric.essence(examples[at]) for at in pool}
+    keys = {at: answer_key(answer) for at, answer in answers.items()}
     first: dict[str, int] = {}
     for at in pool:
-        first.setdefault(answer_key(examples[at].answer), at)
-    counts = Counter(answer_key(examples[at].answer) for at in pool)
-    frequent = counts.most_common(NUM_CONSTANTS)
-    candidates = [(examples[first[key]].answer, first[key] if num == 1 else -1) for key, num in frequent]
+        first.setdefault(keys[at], at)
+    frequent = Counter(keys.values()).most_common(NUM_CONSTANTS)
+    candidates = [(answers[first[key]], first[key] if num == 1 else -1) for key, num in frequent]
     if not metric.higher_is_better or len(candidates) == 1:
         candidates.append((Message.model(""), -1))
     scores_CM = np.asarray(
@@ -96,8 +99,9 @@ def _blind(metric: Metric, examples: Sequence[Example]) -> dict[str, np.ndarray]
     """
     if not any("question_kind" in example.meta for example in examples):
         return {}
-    keys = [answer_key(example.answer) for example in examples]
-    first = {key: example.answer for key, example in reversed(list(zip(keys, examples, strict=True)))}
+    answers = [metric.essence(example) for example in examples]
+    keys = [answer_key(answer) for answer in answers]
+    first = dict(reversed(list(zip(keys, answers, strict=True))))
     sorts = [(example.language, example.meta.get("question_kind")) for example in examples]
     counts: dict[tuple[str, object], Counter[str]] = {}
     for sort, key in zip(sorts, keys, strict=True):

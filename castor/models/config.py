@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from castor.config import from_dict, to_dict
+from castor.config import from_foreign, to_dict
+from castor.models.audio_tower import AudioTowerConfig
 from castor.models.text_config import FAMILIES, TEXT_FAMILIES, TextConfig, check_options, text_from_hf, text_to_hf
+from castor.models.vision_tower import VisionTowerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +54,8 @@ class ModelConfig:
     """A whole model; a medium whose config is None cannot be read."""
 
     text: TextConfig
-    vision: VisionConfig | None = None
-    audio: AudioConfig | None = None
+    vision: VisionConfig | VisionTowerConfig | None = None
+    audio: AudioConfig | AudioTowerConfig | None = None
     image_token_id: int | None = None
     audio_token_id: int | None = None
     video_token_id: int | None = None
@@ -70,9 +72,9 @@ class ModelConfig:
             known = ", ".join((*FAMILIES, *TEXT_FAMILIES))
             raise ValueError(f"model_type={self.model_type!r} is not supported (only {known})")
         check_options(self.text, self.family)
-        media = [name for name in ("vision", "audio") if getattr(self, name) is not None]
-        if media and (self.is_text_only or self.family not in _WITHOUT_TOWERS):
-            raise ValueError(f"{media[0]}: {self.model_type} has no encoder-free media")
+        for name, medium in (("vision", self.vision), ("audio", self.audio)):
+            if medium is not None and (self.is_text_only or _is_tower(medium) not in _TOWERS[self.family]):
+                raise ValueError(f"{name}: {self.model_type} does not read media through a {type(medium).__name__}")
 
     @property
     def family(self) -> str:
@@ -87,7 +89,8 @@ class ModelConfig:
     @property
     def has_stems(self) -> bool:
         """Whether media come in through convolutions, which no other program's model of this shape has."""
-        return any(medium is not None and medium.stem_channels for medium in (self.vision, self.audio))
+        media = [medium for medium in (self.vision, self.audio) if medium is not None and not _is_tower(medium)]
+        return any(getattr(medium, "stem_channels", ()) for medium in media)
 
     @property
     def kv_shapes(self) -> list[tuple[int, int]]:
@@ -106,14 +109,9 @@ class ModelConfig:
             "dtype": dtype,
             "tie_word_embeddings": True,
             "text_config": text,
-            "vision_config": None,
-            "audio_config": None,
+            "vision_config": _vision_to_hf(self.vision),
+            "audio_config": _audio_to_hf(self.audio),
         }
-        if self.vision is not None:
-            projected = {"model_type": "gemma4_unified_vision", "output_proj_dims": self.vision.mm_embed_dim}
-            values["vision_config"] = _without_stem(self.vision) | projected
-        if self.audio is not None:
-            values["audio_config"] = _without_stem(self.audio) | {"model_type": "gemma4_unified_audio"}
         given = {name: getattr(self, name) for name in _TOKEN_IDS}
         return values | {name: token for name, token in given.items() if token is not None}
 
@@ -126,25 +124,20 @@ class ModelConfig:
         if kind not in FAMILIES:
             known = ", ".join((*FAMILIES, *TEXT_FAMILIES))
             raise ValueError(f"model_type={kind!r} is not supported (only {known})")
-        vision, audio = values.get("vision_config"), values.get("audio_config")
-        for name, medium in (("vision_config", vision), ("audio_config", audio)):
-            if medium is not None and kind not in _WITHOUT_TOWERS:
-                raise ValueError(f"{name}: the tower that {kind} has is not supported (null leaves the medium out)")
-        if vision is not None and vision.get("output_proj_dims", vision["mm_embed_dim"]) != vision["mm_embed_dim"]:
-            raise ValueError(f"output_proj_dims={vision['output_proj_dims']} differs from mm_embed_dim")
         for key, allowed in (("tie_word_embeddings", True), ("quantization_config", None)):
             if values.get(key, allowed) is not allowed:
                 raise ValueError(f"{key}={values[key]!r} is not supported")
         return ModelConfig(
             text=text_from_hf(values["text_config"], kind),
-            vision=None if vision is None else from_dict(VisionConfig, _known(VisionConfig, vision)),
-            audio=None if audio is None else from_dict(AudioConfig, _known(AudioConfig, audio)),
+            vision=_vision_from_hf(values.get("vision_config"), kind),
+            audio=_audio_from_hf(values.get("audio_config"), kind),
             **{name: values.get(name) for name in _TOKEN_IDS},
             model_type=kind,
         )
 
 
-_WITHOUT_TOWERS = ("gemma4_unified", "castor")  # families whose media are projected straight into the stream
+# Whether media come in through towers, by family: never, always, or as the config says.
+_TOWERS = {"gemma4_unified": (False,), "gemma4": (True,), "embedding_gemma2": (True,), "castor": (False, True)}
 _TOKEN_IDS = (
     "image_token_id",
     "audio_token_id",
@@ -156,10 +149,49 @@ _TOKEN_IDS = (
 )
 
 
+def _is_tower(medium: object) -> bool:
+    return isinstance(medium, VisionTowerConfig | AudioTowerConfig)
+
+
+def _vision_to_hf(vision: VisionConfig | VisionTowerConfig | None) -> dict[str, Any] | None:
+    if vision is None or isinstance(vision, VisionTowerConfig):
+        return None if vision is None else vision.to_hf()
+    return _without_stem(vision) | {"model_type": "gemma4_unified_vision", "output_proj_dims": vision.mm_embed_dim}
+
+
+def _audio_to_hf(audio: AudioConfig | AudioTowerConfig | None) -> dict[str, Any] | None:
+    if audio is None or isinstance(audio, AudioTowerConfig):
+        return None if audio is None else audio.to_hf()
+    return _without_stem(audio) | {"model_type": "gemma4_unified_audio"}
+
+
+def _vision_from_hf(values: Mapping[str, Any] | None, family: str) -> VisionConfig | VisionTowerConfig | None:
+    if values is None:
+        return None
+    if _names_tower(values, "vision", family):
+        return VisionTowerConfig.from_hf(values)
+    if values.get("output_proj_dims", values["mm_embed_dim"]) != values["mm_embed_dim"]:
+        raise ValueError(f"output_proj_dims={values['output_proj_dims']} differs from mm_embed_dim")
+    return from_foreign(VisionConfig, values, {})
+
+
+def _audio_from_hf(values: Mapping[str, Any] | None, family: str) -> AudioConfig | AudioTowerConfig | None:
+    if values is None:
+        return None
+    if _names_tower(values, "audio", family):
+        return AudioTowerConfig.from_hf(values)
+    return from_foreign(AudioConfig, values, {})
+
+
+def _names_tower(values: Mapping[str, Any], medium: str, family: str) -> bool:
+    """Whether a medium's config in a file is that of a tower; where it does not say, the family's first way holds."""
+    ways = {f"gemma4_unified_{medium}": False, f"gemma4_{medium}": True}
+    kind = values.get("model_type", next(name for name, way in ways.items() if way == _TOWERS[family][0]))
+    if kind not in ways:
+        raise ValueError(f"{medium}_config.model_type={kind!r} is not supported (only {', '.join(ways)})")
+    return ways[kind]
+
+
 def _without_stem(medium: VisionConfig | AudioConfig) -> dict[str, Any]:
     """The fields of a medium's config; those of a stem only where there is one."""
     return {key: value for key, value in to_dict(medium).items() if medium.stem_channels or "stem" not in key}
-
-
-def _known(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key in cls.__dataclass_fields__}

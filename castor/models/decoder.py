@@ -14,10 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from castor.models.audio_tower import AudioTower, AudioTowerConfig
 from castor.models.config import ModelConfig
 from castor.models.embedders import MediaProjection, PatchEmbedder
+from castor.models.spans import clip_numbers
 from castor.models.stems import ConvFrameEmbedder, ConvPatchEmbedder
 from castor.models.text_config import FULL, SLIDING, TextConfig
+from castor.models.vision_tower import VisionTower, VisionTowerConfig
 from castor.nn.attention import Attention, KeysValues, LayerContext, TokenPlaces, attention_mask
 from castor.nn.block import Block, FeedForward
 from castor.nn.cache import KVCache
@@ -79,15 +82,20 @@ class Decoder(nn.Module):
         self.config = config
         text, vision, audio = config.text, config.vision, config.audio
         self.language_model = LanguageModel(text)
-        # A tower's place is in front of `embed_vision` or `embed_audio`, as `vision_tower` or `audio_tower`; it is
-        # called in `_embed_patches` or `_embed_frames`: the batch's features in, a vector for each of their slots out.
-        self.vision_embedder, self.embed_vision, self.embed_audio = None, None, None
-        if vision is not None and vision.stem_channels:
+        self.vision_tower, self.vision_embedder, self.embed_vision = None, None, None
+        self.audio_tower, self.embed_audio = None, None
+        if isinstance(vision, VisionTowerConfig):
+            self.vision_tower = VisionTower(vision)
+            self.embed_vision = MediaProjection(vision.output_dim, text.hidden_size, vision.rms_norm_eps)
+        elif vision is not None and vision.stem_channels:
             self.vision_embedder = ConvPatchEmbedder(vision, text.hidden_size)
         elif vision is not None:
             self.vision_embedder = PatchEmbedder(vision.patch_dim, vision.mm_embed_dim, vision.mm_posemb_size)
             self.embed_vision = MediaProjection(vision.mm_embed_dim, text.hidden_size, vision.rms_norm_eps)
-        if audio is not None and audio.stem_channels:
+        if isinstance(audio, AudioTowerConfig):
+            self.audio_tower = AudioTower(audio)
+            self.embed_audio = MediaProjection(audio.output_dim, text.hidden_size, audio.rms_norm_eps)
+        elif audio is not None and audio.stem_channels:
             self.embed_audio = ConvFrameEmbedder(audio, text.hidden_size)
         elif audio is not None:
             self.embed_audio = MediaProjection(audio.audio_embed_dim, text.hidden_size, audio.rms_norm_eps)
@@ -160,7 +168,8 @@ class Decoder(nn.Module):
 
     def _embed_patches(self, batch: Batch) -> torch.Tensor:
         vision = self.config.vision
-        if vision is None or self.vision_embedder is None:
+        embedder = self.vision_embedder if self.vision_tower is None else self.vision_tower
+        if vision is None or embedder is None:
             raise ValueError(f"{len(batch.patch_at_P)} image patches for a model without vision")
         if batch.patches_PC.shape != (len(batch.patch_at_P), vision.patch_dim):
             raise ValueError(
@@ -170,7 +179,7 @@ class Decoder(nn.Module):
         patches_PC = batch.patches_PC
         if patches_PC.dtype == torch.uint8:  # bytes travel four times as fast as numbers
             patches_PC = patches_PC.float() / 255.0
-        patches_PF = self.vision_embedder(patches_PC, batch.patch_xy_P2)
+        patches_PF = embedder(patches_PC, batch.patch_xy_P2)
         return patches_PF if self.embed_vision is None else self.embed_vision(patches_PF)
 
     def _embed_frames(self, batch: Batch) -> torch.Tensor:
@@ -184,7 +193,10 @@ class Decoder(nn.Module):
             )
         if isinstance(self.embed_audio, ConvFrameEmbedder):
             return self.embed_audio(batch.frames_SF, batch.frame_at_S)
-        return self.embed_audio(batch.frames_SF)
+        if self.audio_tower is None:
+            return self.embed_audio(batch.frames_SF)
+        clip_S = clip_numbers(batch.frame_at_S) if batch.clip_S is None else batch.clip_S
+        return self.embed_audio(self.audio_tower(batch.frames_SF, clip_S))
 
     def places(self, batch: Batch) -> TokenPlaces:
         """Where the batch's tokens stand; without image blocks if this model sees images causally."""
@@ -290,4 +302,6 @@ class Decoder(nn.Module):
             elif isinstance(module, PerLayerInputs) and module.embed_tokens_per_layer is not None:
                 # A row is cut into one vector a layer, each of which is scaled up on its own.
                 module.embed_tokens_per_layer.weight.normal_(0.0, module.width**-0.5, generator=generator)
+            elif isinstance(module, VisionTower | AudioTower):
+                module.reset_parameters(generator)
         return self

@@ -1,81 +1,166 @@
-"""A decoder in Hugging Face layout, read and written: `config.json` and safetensors, never pickle."""
+"""A decoder in Hugging Face layout, read and written: `config.json` and safetensors, never pickle.
+
+Everything that can be wrong with a folder is found from its headers, before any weight is read: files that are
+missing or cut short, tensors that are missing, unknown, of another shape or no numbers, and too little memory.
+"""
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
-from castor.checkpoint import load_json, load_tensors, save_json, save_tensors
-from castor.models.config import ModelConfig
+from castor.checkpoint import load_json, save_json, save_tensors
+from castor.models.audio_tower import AudioTowerConfig
+from castor.models.config import AudioConfig, ModelConfig, VisionConfig
 from castor.models.decoder import Decoder
+from castor.models.shards import FLOATS, INDEX, WEIGHTS, MappedFile, Saved, read_headers, weight_files
+from castor.models.text_config import FAMILIES, TEXT_FAMILIES, TextConfig
+from castor.models.vision_tower import VisionTowerConfig
+from castor.runtime import available_bytes
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+__all__ = ["CONFIG", "INDEX", "WEIGHTS", "load_config", "load_model", "save_model", "weight_files"]
+CONFIG = "config.json"
+EMBEDDING = "language_model.embed_tokens.weight"
+
+# Fields of a config.json that concern other programs and change no number here.
+_OTHER_PROGRAMS = {
+    "_name_or_path", "architectures", "auto_map", "chunk_size_feed_forward", "dtype", "gradient_checkpointing",
+    "id2label", "initializer_range", "is_encoder_decoder", "label2id", "max_length", "model_type",
+    "output_attentions", "output_hidden_states", "problem_type", "return_dict", "torch_dtype",
+    "transformers_version", "use_cache",
+}  # fmt: skip
+# Fields that `ModelConfig.from_hf` reads or refuses beside those of its dataclasses.
+_READ_TOO = {
+    "text_config": {
+        "attention_dropout", "enable_moe_block", "hidden_activation", "hidden_size_per_layer_input",
+        "num_kv_shared_layers", "per_layer_config", "tie_word_embeddings", "use_double_wide_mlp",
+        "vocab_size_per_layer_input", "expert_intermediate_size", "moe_intermediate_size", "num_experts",
+        "top_k_experts",
+    },
+    "vision_config": {"output_proj_dims", "num_soft_tokens", "model_patch_size"},
+    "audio_config": set(),
+    "": {"text_config", "vision_config", "audio_config", "tie_word_embeddings", "eos_token_id", "bos_token_id",
+         "pad_token_id", "vision_soft_tokens_per_image"},
+}  # fmt: skip
+_PARTS: dict[str, tuple[type[Any], ...]] = {
+    "text_config": (TextConfig,),
+    "vision_config": (VisionConfig, VisionTowerConfig),
+    "audio_config": (AudioConfig, AudioTowerConfig),
+}
 
 
 def load_config(folder: str | Path) -> ModelConfig:
-    """The config of a saved model; ValueError names the file."""
+    """The config of a saved model; ValueError names the file, and a field that nothing here knows."""
     path = Path(folder) / CONFIG
-    fields = load_json(path)
-    if not isinstance(fields, dict):
+    values = load_json(path)
+    if not isinstance(values, dict):
         raise ValueError(f"{path}: must be a JSON object")
     try:
-        return ModelConfig.from_hf(fields)
+        _check_fields(values)
+        return ModelConfig.from_hf(values)
     except KeyError as error:
         raise ValueError(f"{path}: {error} is missing") from None
     except ValueError as error:
         raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
 
+def _check_fields(values: Mapping[str, Any]) -> None:
+    """ValueError for a field that neither this code nor the list of harmless ones knows: it may change the result."""
+    parts, kind = {"text_config": values}, values.get("model_type")
+    if kind not in (*FAMILIES, *TEXT_FAMILIES):
+        return  # refused as a whole
+    if kind in FAMILIES:
+        parts = {"": values} | {name: values[name] for name in _PARTS if isinstance(values.get(name), Mapping)}
+    for part, given in parts.items():
+        kinds = _PARTS.get(part, (ModelConfig,))
+        known = {name for kind in kinds for name in kind.__dataclass_fields__} | _READ_TOO[part] | _OTHER_PROGRAMS
+        if unknown := sorted(set(given) - known):
+            near = difflib.get_close_matches(unknown[0], known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            name = f"{part}.{unknown[0]}" if part else unknown[0]
+            raise ValueError(f"unknown field {name}={given[unknown[0]]!r}{hint}")
+
+
 def load_model(folder: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Decoder:
     """The model saved in `folder`, in evaluation mode; `dtype` None keeps the type it was saved in.
 
-    ValueError names a file that is missing or broken, and tensors that are missing, unknown or misshapen.
+    Weights on the CPU in their saved type are the file's own pages; others are copied tensor by tensor, so that the
+    peak is the model and its largest tensor. ValueError, before any work, names what is wrong with the folder.
     """
     folder = Path(folder)
     config = load_config(folder)
-    with torch.device("meta"):
+    with torch.device("meta"), _NoInit():
         model = Decoder(config)
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    plan = _plan(folder, expected, config)
+    _check_memory(folder, plan, device, dtype)
     found: dict[str, torch.Tensor] = {}
-    for path in weight_files(folder):
-        for saved_name, tensor in load_tensors(path).items():
-            name = _own_name(saved_name)
-            if _is_unused(name, config):
-                continue
-            if name not in expected:
-                raise ValueError(f"{path}: {saved_name} is not part of this model")
-            if tensor.shape != expected[name]:
-                shapes = f"{list(tensor.shape)}, not {list(expected[name])}"
-                raise ValueError(f"{path}: {saved_name} has shape {shapes}")
-            found[name] = tensor.to(device=device, dtype=dtype or tensor.dtype)
-    missing = [name for name in expected if name not in found and not name.endswith("layer_scalar")]
-    if missing:
-        raise ValueError(f"{folder}: {len(missing)} tensors are missing: {', '.join(missing[:5])}")
-    kept = found["language_model.embed_tokens.weight"].dtype
+    for path in sorted({saved.path for saved in plan.values()}):
+        file = MappedFile(path)
+        for name, saved in plan.items():
+            if saved.path == path:
+                found[name] = file.tensor(saved, device=device, dtype=dtype or FLOATS[saved.dtype])
     for name in expected.keys() - found.keys():
-        found[name] = torch.ones(expected[name], device=device, dtype=kept)
+        found[name] = torch.ones(expected[name], device=device, dtype=found[EMBEDDING].dtype)
     model.load_state_dict(found, assign=True)
     return model.eval().requires_grad_(True)
 
 
-def weight_files(folder: str | Path) -> Iterable[Path]:
-    """The safetensors files of a saved model: the one, or the shards its index names."""
-    folder = Path(folder)
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    if not (folder / INDEX).is_file():
-        raise ValueError(f"{folder}: neither {WEIGHTS} nor {INDEX} is here")
-    index = load_json(folder / INDEX)
-    if not isinstance(index, dict) or not isinstance(index.get("weight_map"), dict):
-        raise ValueError(f"{folder / INDEX}: no weight_map")
-    shards = sorted(set(index["weight_map"].values()))
-    for shard in shards:
-        if Path(shard).name != shard:
-            raise ValueError(f"{folder / INDEX}: {shard!r} is not a plain file name")
-    return [folder / shard for shard in shards]
+class _NoInit(TorchFunctionMode):
+    """Leaves out `torch.nn.init`, which has nothing to do on the meta device but imports torch's compiler: a second."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+def _plan(folder: Path, expected: Mapping[str, torch.Size], config: ModelConfig) -> dict[str, Saved]:
+    """Which saved tensor fills which of ours; ValueError for one that is missing, unknown, misshapen or no float."""
+    plan: dict[str, Saved] = {}
+    unknown: list[Saved] = []
+    for saved in read_headers(weight_files(folder)):
+        name = _own_name(saved.name)
+        if _is_unused(name, config):
+            continue
+        if name not in expected:
+            unknown.append(saved)
+            continue
+        if name in plan:
+            raise ValueError(f"{saved.path}: {saved.name} is also in {plan[name].path.name}")
+        if saved.dtype not in FLOATS:
+            kinds = ", ".join(FLOATS)
+            raise ValueError(f"{saved.path}: {saved.name} is {saved.dtype}; weights are read as {kinds}")
+        if saved.shape != tuple(expected[name]):
+            shapes = f"{list(saved.shape)}, not {list(expected[name])}"
+            raise ValueError(f"{saved.path}: {saved.name} has shape {shapes}")
+        plan[name] = saved
+    if unknown:
+        names = ", ".join(saved.name for saved in unknown[:5])
+        raise ValueError(f"{unknown[0].path}: {names} {'is' if len(unknown) == 1 else 'are'} not part of this model")
+    missing = [name for name in expected if name not in plan and not name.endswith("layer_scalar")]
+    if missing:
+        raise ValueError(f"{folder}: {len(missing)} tensors are missing: {', '.join(missing[:5])}")
+    return plan
+
+
+def _check_memory(
+    folder: Path, plan: Mapping[str, Saved], device: torch.device | str, dtype: torch.dtype | None
+) -> None:
+    """ValueError with both numbers where the weights are larger than the memory that is free."""
+    needed = sum(prod(saved.shape) * (dtype or FLOATS[saved.dtype]).itemsize for saved in plan.values())
+    available = available_bytes(str(device))
+    if available is not None and needed > available:
+        kind = str(dtype).removeprefix("torch.") if dtype else "the saved type"
+        free = f"{available / 1e9:,.1f} GB are free on {device}"
+        raise ValueError(f"{folder}: the weights need {needed / 1e9:,.1f} GB in {kind}, {free}")
 
 
 def save_model(model: Decoder, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from castor.models.config import AudioConfig, VisionConfig
+from castor.models.spans import clip_numbers, pictures_by_size
 from castor.nn.conv import MatrixConv
 
 GAIN = 1.3  # makes up for what GELU takes away
@@ -65,7 +66,7 @@ class ConvPatchEmbedder(nn.Module):
     def forward(self, patches_PC: torch.Tensor, xy_P2: torch.Tensor) -> torch.Tensor:
         patches_PC = patches_PC.to(self.merge.weight.dtype) * 2 - 1
         vectors, places = [], []
-        for (height, width), starts in _pictures(xy_P2).items():
+        for (height, width), starts in pictures_by_size(xy_P2).items():
             at_NX = starts[:, None] + torch.arange(height * width, device=starts.device)
             padded_NX = at_NX[torch.arange(_round_up(len(starts), 8), device=starts.device).clamp(max=len(starts) - 1)]
             vectors.append(self._see(patches_PC[padded_NX], height, width)[: at_NX.numel()])
@@ -91,17 +92,6 @@ def _round_up(number: int, step: int) -> int:
     return -(-number // step) * step
 
 
-def _pictures(xy_P2: torch.Tensor) -> dict[tuple[int, int], torch.Tensor]:
-    """(rows, columns) of patches -> where pictures of that size begin; each begins at x = y = 0, in row order."""
-    starts = (xy_P2 == 0).all(1).nonzero().squeeze(1)
-    ends = torch.cat([starts[1:], starts.new_tensor([len(xy_P2)])]) - 1
-    sizes = (xy_P2[ends] + 1).flip(1)
-    found: dict[tuple[int, int], list[int]] = {}
-    for (height, width), start in zip(sizes.tolist(), starts.tolist(), strict=True):
-        found.setdefault((height, width), []).append(start)
-    return {size: torch.tensor(where, device=xy_P2.device) for size, where in found.items()}
-
-
 class ConvFrameEmbedder(nn.Module):
     """Log-mel frames [S, F] of tokens and their places [S] in the stream -> [S, D], every clip heard whole.
 
@@ -123,9 +113,7 @@ class ConvFrameEmbedder(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, frames_SF: torch.Tensor, at_S: torch.Tensor) -> torch.Tensor:
-        is_first_S = torch.ones_like(at_S, dtype=torch.bool)
-        is_first_S[1:] = at_S[1:] != at_S[:-1] + 1
-        clip_S = is_first_S.long().cumsum(0)
+        clip_S = clip_numbers(at_S) + 1
         place_S = torch.arange(len(at_S), device=at_S.device) + clip_S  # an empty token before each clip
         num_places = _round_up(len(at_S) + int(clip_S[-1]), 64)
         line_XF = frames_SF.new_zeros(num_places, frames_SF.shape[1]).index_copy(0, place_S, frames_SF)

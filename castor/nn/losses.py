@@ -65,7 +65,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             total = torch.zeros((), device=hidden_ND.device)
             correct = torch.zeros((), device=hidden_ND.device)
             grad_ND = torch.zeros_like(cast_ND if wants_grad else cast_ND[:0])
-            grad_VD = torch.zeros_like(weight_VD if wants_grad else weight_VD[:0], dtype=torch.float32)
+            trains_weight = wants_grad and ctx.needs_input_grad[1]  # of a frozen table no slope is worked out
+            grad_VD = torch.zeros_like(weight_VD if trains_weight else weight_VD[:0], dtype=torch.float32)
             for start in range(0, len(target_N), chunk_size):
                 span = slice(start, start + chunk_size)
                 scale_N = None if weight_N is None else weight_N[span]
@@ -77,7 +78,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 if slope_NV is not None:
                     slope_NV = slope_NV.to(dtype)
                     grad_ND[span] = slope_NV @ cast_VD
-                    grad_VD += slope_NV.T @ cast_ND[span]
+                    if trains_weight:
+                        grad_VD += slope_NV.T @ cast_ND[span]
         ctx.grads = (grad_ND, grad_VD, hidden_ND.dtype, weight_VD.dtype)
         ctx.mark_non_differentiable(correct)
         return total, correct
@@ -86,7 +88,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, slope: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         grad_ND, grad_VD, hidden_type, weight_type = ctx.grads
-        return (grad_ND.to(hidden_type) * slope, (grad_VD * slope).to(weight_type), *[None] * 6)
+        slope_VD = (grad_VD * slope).to(weight_type) if ctx.needs_input_grad[1] else None
+        return (grad_ND.to(hidden_type) * slope, slope_VD, *[None] * 6)
 
 
 def _chunk(

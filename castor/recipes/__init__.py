@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from castor.config import override
+from castor.recipes.finetune import FinetuneConfig, run_finetune
 from castor.recipes.pipeline import RunConfig, run_pipeline
 from castor.recipes.plots import plot_run
 
@@ -19,7 +20,12 @@ def micro() -> RunConfig:
     return RunConfig(size="micro", minutes=600.0, num_rows=16, out="runs/micro")
 
 
-RECIPES: dict[str, Callable[[], RunConfig]] = {"atom": atom, "micro": micro}
+def finetuned() -> FinetuneConfig:
+    """A model learns from your own examples, in minutes (`castor train finetune examples=mine.jsonl method=lora`)."""
+    return FinetuneConfig()
+
+
+RECIPES: dict[str, Callable[[], RunConfig | FinetuneConfig]] = {"atom": atom, "micro": micro, "finetune": finetuned}
 
 
 def run(name: str, overrides: Sequence[str] = ()) -> bool:
@@ -30,7 +36,7 @@ def run(name: str, overrides: Sequence[str] = ()) -> bool:
     if name not in RECIPES:
         raise ValueError(f"no recipe {name!r}; there are: {', '.join(RECIPES)}")
     config = override(RECIPES[name](), overrides)
-    finished = run_pipeline(config) is not None
+    result = run_finetune(config) if isinstance(config, FinetuneConfig) else run_pipeline(config)
     for path in plot_run(config.out):
         print(path)
-    return finished
+    return result is not None

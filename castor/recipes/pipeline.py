@@ -37,6 +37,7 @@ from castor.models.sizes import SIZES
 from castor.recipes.curriculum import SpannedMixture, mixture
 from castor.recipes.real import real_sources
 from castor.recipes.rendering import RenderExample, make_renderer
+from castor.recipes.settings import keep_settings
 from castor.runtime import best_precision, can_compile, pick_device, prepare_cpu, threads
 from castor.tokens.pack import pack
 from castor.tokens.render import RenderConfig
@@ -51,6 +52,8 @@ from castor.train.optim import OptimConfig
 from castor.train.workers import Workers
 
 SHARES = {"codec": 0.10, "pretrain": 0.62, "tune": 0.28}  # of the training time
+_TURN = SHARES["pretrain"] / (SHARES["pretrain"] + SHARES["tune"])
+STRETCHES = {"pretrain": (0.0, _TURN), "tune": (_TURN, 1.0)}  # of the learning rate's one schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +74,7 @@ class RunConfig:
     pretrain_steps: int = 0
     tune_steps: int = 0
     code_weight: float = 0.5  # of a picture code in the loss, against 1 for a piece of text
-    num_rows: int = 12
+    num_rows: int = 8
     row_tokens: int = 320  # the longest video with its sound fits
     num_workers: int = 1  # that make batches, for each training process
     processes: int = 0  # that share a step's rows; 0: on a CPU as many as its cores, up to 4, and on a GPU one
@@ -123,7 +126,7 @@ class Run:
         own = {path: (Lines(path), config.examples_weight) for path in config.examples}
         self.mixture = mixture(config.seed, real | own)
         self.folder.mkdir(parents=True, exist_ok=True)  # from here on the folder is bound to these settings
-        self._keep_settings()
+        keep_settings(self.folder, config)
         self.plan_path = self.folder / "plan.json"
         self.plan: dict[str, Any] = load_json(self.plan_path) if self.plan_path.exists() else {}
         self._keep_sources()
@@ -146,19 +149,6 @@ class Run:
             return max(1, self.config.processes)
         most = min(4, os.cpu_count() or 1)
         return max(count for count in range(1, most + 1) if self.config.num_rows % count == 0)
-
-    def _keep_settings(self) -> None:
-        """Write config.json, or hold the run to the one that is there."""
-        path, now = self.folder / "config.json", to_dict(self.config)
-        if path.exists():
-            before = load_json(path)
-            changed = [key for key in now if before.get(key) != now[key] and key not in ("out", "save_every_s")]
-            if changed:
-                raise ValueError(
-                    f"{path}: this run was begun with {changed[0]}={before.get(changed[0])!r}, not "
-                    f"{now[changed[0]]!r}; give the same settings to go on, or another out= folder"
-                )
-        save_json(path, now)
 
     def _keep_sources(self) -> None:
         """Note what the run learns from, or hold it to that: data or a synthesiser may have come or gone."""
@@ -288,7 +278,7 @@ class Run:
         return Loader(config, SpannedMixture(self.mixture, *span), render, pack)
 
     def train(self, stage: str) -> bool:
-        """Pre-train at a held rate, or tune while it falls; False where Ctrl-C ended it early."""
+        """Pre-train, or tune from there on; False where Ctrl-C ended it early."""
         folder, done_path = self.folder / stage, self.folder / f"{stage}.json"
         decoder = self.decoder()
         if done_path.exists():
@@ -312,7 +302,8 @@ class Run:
             num_steps=steps,
             optim=self.config.optim,
             warmup=0.02,
-            decay=0.0 if stage == "pretrain" else 1.0,
+            decay=0.85,
+            stretch=STRETCHES[stage],
             precision=self._train_precision,
             save_every_s=self.config.save_every_s,
         )

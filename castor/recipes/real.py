@@ -12,10 +12,10 @@ from castor.example import Example
 DATA_VARIABLE = "CASTOR_DATA"
 
 # share of examples beside Diorama's tasks, which weigh about one each
-REAL_WEIGHTS: dict[str, Weight] = {
+REAL_WEIGHTS: dict[str, float] = {
     "concepts": 1.6,
     "concepts/video": 0.08,
-    "digits/mnist": 0.8,
+    "digits/mnist": 1.2,
     "digits/spoken_en": 0.5,
     "digits/spoken_ar": 0.1,
     "digits/sequences": 0.2,
@@ -56,11 +56,16 @@ def real_data(path: str = "") -> RealData:
 def real_sources(path: str = "") -> tuple[dict[str, tuple[Drawable, Weight]], str]:
     """Sources to train on with their weights, and a sentence that says what was found."""
     data = real_data(path)
-    found = {name: (data.sources[name], weight) for name, weight in REAL_WEIGHTS.items() if name in data.sources}
+    found = {name: (data.sources[name], _late(weight)) for name, weight in REAL_WEIGHTS.items() if name in data.sources}
     told = f"training on Diorama and {len(found)} sets of real data in {data.path}" if found else (
         f"training on Diorama alone ({data.message})"
     )  # fmt: skip
     return dict(found), told
+
+
+def _late(weight: float) -> Weight:
+    """Little of it until captions and sentences are learned: a tenth at first, all towards the end."""
+    return [(0.25, 0.1 * weight), (0.65, weight)]
 
 
 def real_examples(path: str = "", limit: int = 64) -> tuple[dict[str, list[Example]], str]:

@@ -61,12 +61,17 @@ def final_answer(example: Example, answer: Message) -> float:
 
     `meta["answer"]`, when given, is the wanted final answer; otherwise the reference text's own end is.
     """
-    wanted_text = str(example.meta.get("answer", example.answer.text))
+    wanted_text = final_reply(example).text
     wanted = final_number(wanted_text)
     if wanted is not None:
         given = final_number(answer.text)
         return float(given is not None and math.isclose(given, wanted, rel_tol=1e-6, abs_tol=1e-9))
     return float(_last_words(answer.text, len(normalise(wanted_text).split())) == normalise(wanted_text))
+
+
+def final_reply(example: Example) -> Message:
+    """The wanted final answer alone, without the steps that lead to it."""
+    return Message.model(str(example.meta.get("answer", example.answer.text)))
 
 
 def _last_words(text: str, count: int) -> str:

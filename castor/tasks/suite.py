@@ -7,7 +7,7 @@ from castor.tasks import scores
 from castor.tasks.task import Metric, Task
 
 EXACT = Metric(name="exact match", score=scores.exact_match)
-FINAL_ANSWER = Metric(name="final answer", score=scores.final_answer)
+FINAL_ANSWER = Metric(name="final answer", score=scores.final_answer, essence=scores.final_reply)
 CHRF = Metric(name="chrF", score=scores.chrf_score)
 WORD_F1 = Metric(name="word F1", score=scores.word_f1)
 WORD_ERROR = Metric(name="word error rate", score=scores.word_error, higher_is_better=False, weight=scores.unit_count)
@@ -22,13 +22,14 @@ PSNR = Metric(name="PSNR", score=scores.reconstruction_psnr, is_fraction=False, 
 # name, title, metrics (the main one first), longest answer in tokens
 _PLAIN = (
     ("image_question", "Questions about a picture", (EXACT,), 16),
-    ("image_count", "Counting in a picture", (EXACT,), 8),
+    ("image_count", "Counting in a picture", (FINAL_ANSWER,), 112),
     ("dialogue", "A dialogue about a picture", (EXACT,), 16),
+    ("large_text", "Reading one large word", (EXACT, CHARACTER_ERROR), 16),
     ("text_reading", "Reading text in a picture", (EXACT, CHARACTER_ERROR), 32),
     ("chart", "Questions about a chart", (EXACT,), 16),
     ("document", "Questions about a page", (EXACT,), 32),
     ("spoken_sentence", "Writing down speech", (WORD_ERROR, EXACT), 64),
-    ("spoken_question", "A spoken question about a picture", (EXACT,), 16),
+    ("spoken_question", "A spoken question about a picture", (FINAL_ANSWER,), 112),
     ("sound_event", "Naming and counting sounds", (EXACT,), 24),
     ("video_question", "Questions about a video", (EXACT,), 24),
     ("translation", "Translating sentences", (EXACT, CHRF), 64),

@@ -18,6 +18,10 @@ def _one(example: Example) -> float:
     return 1.0
 
 
+def _answer(example: Example) -> Message:
+    return example.answer
+
+
 @dataclass(frozen=True, kw_only=True)
 class Metric:
     """One number per answer.  A score over many examples is the mean weighted by `weight`.
@@ -31,6 +35,7 @@ class Metric:
     is_fraction: bool = True  # printed as a percentage; otherwise as a plain number with `unit`
     unit: str = ""
     weight: Callable[[Example], float] = _one
+    essence: Callable[[Example], Message] = _answer  # the part of the reference that counts, without worked steps
 
     def is_better(self, left: float, right: float) -> bool:
         """Whether score `left` beats score `right`."""

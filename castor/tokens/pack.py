@@ -42,7 +42,8 @@ def collate(rows: Seq[Seq[Sequence]], row_tokens: int) -> Batch:
     ids, position, doc, block, target = (
         np.full((len(rows), row_tokens), fill, dtype=np.int64) for fill in (0, 0, -1, -1, IGNORE)
     )
-    patches, patch_xy, patch_at, frames, frame_at = [], [], [], [], []
+    patches, patch_xy, patch_at, frames, frame_at, clip = [], [], [], [], [], []
+    num_clips = 0
     for b, row in enumerate(rows):
         start, num_blocks = 0, 0
         for d, sequence in enumerate(row):
@@ -58,6 +59,8 @@ def collate(rows: Seq[Seq[Sequence]], row_tokens: int) -> Batch:
             patch_at.append(sequence.patch_at_P + (b * row_tokens + start))
             frames.append(sequence.frames_SF)
             frame_at.append(sequence.frame_at_S + (b * row_tokens + start))
+            clip.append(sequence.clip_S + num_clips)
+            num_clips += int(sequence.clip_S.max(initial=-1)) + 1
             start += len(sequence)
             num_blocks += int(sequence.block_T.max(initial=-1)) + 1
         assert start <= row_tokens, "a row was planned longer than it is"
@@ -72,6 +75,7 @@ def collate(rows: Seq[Seq[Sequence]], row_tokens: int) -> Batch:
         patch_at_P=_joined(patch_at, (0,), torch.int64),
         frames_SF=_joined(frames, (0, 0), torch.float32),
         frame_at_S=_joined(frame_at, (0,), torch.int64),
+        clip_S=_joined(clip, (0,), torch.int64),
     )
 
 

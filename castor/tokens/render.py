@@ -22,10 +22,11 @@ import numpy as np
 
 from castor.content import Audio, Clip, Document, Image, Message, Part, Role, Text, Video
 from castor.media.limits import Limits
-from castor.tokens.audio import HOP, RATE_HZ, log_mel_frames, raw_frames
+from castor.tokens.audio import HOP, RATE_HZ, USM_COLUMNS, log_mel_frames, raw_frames, usm_frames
 from castor.tokens.sequence import Sequence
 from castor.tokens.space import IdSpace
 from castor.tokens.text import BOS_ID, Tokenizer
+from castor.tokens.video import time_stamp
 from castor.tokens.vision import patchify, resize_to_budget, unpatchify
 
 EncodeImage = Callable[[np.ndarray], np.ndarray]  # uint8 [H, W, 3] -> codes [h, w]
@@ -44,7 +45,7 @@ class RenderConfig:
     num_frames: int = 16  # per video, equally spaced
     fps: float | None = None  # frames per second instead of `num_frames`
     sound_every: int = 4  # frames of a video between two stretches of its sound
-    audio: Literal["raw", "log_mel"] = "log_mel"
+    audio: Literal["raw", "log_mel", "usm"] = "log_mel"  # "usm": what audio towers take, four 10 ms columns a token
     num_mels: int = 80
     frames_per_token: int = 8  # 10 ms log-mel frames in one token
     samples_per_token: int = 640  # raw samples in one token: 40 ms
@@ -63,12 +64,16 @@ class RenderConfig:
     @property
     def token_samples(self) -> int:
         """Samples of sound in one token."""
-        return self.samples_per_token if self.audio == "raw" else HOP * self.frames_per_token
+        return {"raw": self.samples_per_token, "log_mel": HOP * self.frames_per_token, "usm": HOP * USM_COLUMNS}[
+            self.audio
+        ]
 
     @property
     def frame_dim(self) -> int:
         """Numbers in an audio frame."""
-        return self.samples_per_token if self.audio == "raw" else self.num_mels * self.frames_per_token
+        if self.audio == "raw":
+            return self.samples_per_token
+        return self.num_mels * (USM_COLUMNS if self.audio == "usm" else self.frames_per_token)
 
 
 class Renderer:
@@ -95,12 +100,17 @@ class Renderer:
         """The id that ends a turn."""
         return self.space.special("<turn|>")
 
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """The ids that end a reply."""
+        return frozenset((self.stop_id,))
+
     def encode(self, messages: Iterable[Message], *, reply: bool = False) -> Sequence:
         """The sequence of a conversation; with `reply`, it ends where the model's answer begins.
 
         Every model turn, with the token that ends it, is a target.
         """
-        writer = _Writer(self)
+        writer = Writer(self.config, self.space.special)
         writer.ids([BOS_ID])
         for message in messages:
             said = message.role == "model"
@@ -116,7 +126,7 @@ class Renderer:
             writer.ids([self._roles["model"]])
         return writer.finish()
 
-    def _write_part(self, writer: _Writer, part: Part, said: bool) -> None:
+    def _write_part(self, writer: Writer, part: Part, said: bool) -> None:
         if isinstance(part, Text):
             writer.ids(self.tokenizer.encode(part.text))
         elif said:
@@ -135,20 +145,24 @@ class Renderer:
         else:
             raise ValueError(f"not a part of a message: {part!r}")
 
-    def _write_video(self, writer: _Writer, video: Video) -> None:
+    def _write_video(self, writer: Writer, video: Video) -> None:
         clip = video.clip(self.limits, num_frames=self.config.num_frames, fps=self.config.fps)
         sound_SF = self.sound_frames(clip.samples_S) if clip.samples_S is not None else None
+        track = None
         for index, (pixels, time_s) in enumerate(zip(clip.frames_FHWC, clip.times_s, strict=True)):
             writer.ids(self.tokenizer.encode(time_stamp(time_s)))
             writer.image(pixels, self.config.frame_tokens, "<|video|>")
             last = index + 1 == len(clip.times_s)
             if sound_SF is not None and (last or (index + 1) % self.config.sound_every == 0):
-                writer.frames(sound_SF[self._sound_span(clip, index)])
+                written = writer.frames(sound_SF[self._sound_span(clip, index)], track)
+                track = written if self.config.audio == "usm" else None  # a tower hears the track whole
 
     def sound_frames(self, samples_S: np.ndarray) -> np.ndarray:
         """The features of a sound, float32 [S, frame_dim], one row a token."""
         if self.config.audio == "raw":
             return raw_frames(samples_S, self.config.samples_per_token)
+        if self.config.audio == "usm":
+            return usm_frames(samples_S, self.config.num_mels)
         return log_mel_frames(samples_S, self.config.num_mels, self.config.frames_per_token)
 
     def _sound_span(self, clip: Clip, index: int) -> slice:
@@ -159,7 +173,7 @@ class Renderer:
         last = index + 1 == len(clip.times_s)
         return slice(start, None if last else round(float(clip.times_s[index + 1]) / token_s))
 
-    def _write_drawing(self, writer: _Writer, image: Image) -> None:
+    def _write_drawing(self, writer: Writer, image: Image) -> None:
         if self.encode_image is None:
             raise ValueError("this model has no image codec, so it cannot be taught a picture in a model turn")
         codes_hw = self.encode_image(image.pixels(self.limits))
@@ -209,11 +223,12 @@ class Renderer:
         return _parse(self, sequence)
 
 
-class _Writer:
+class Writer:
     """Collects a sequence token by token."""
 
-    def __init__(self, renderer: Renderer) -> None:
-        self.renderer = renderer
+    def __init__(self, config: RenderConfig, special: Callable[[str], int]) -> None:
+        """`special` gives the id of a special token by its name."""
+        self.config, self._special = config, special
         self.is_target = False
         self._ids: list[int] = []
         self._targets: list[bool] = []
@@ -224,6 +239,8 @@ class _Writer:
         self._patch_at: list[np.ndarray] = []
         self._frames: list[np.ndarray] = []
         self._frame_at: list[np.ndarray] = []
+        self._clip: list[np.ndarray] = []
+        self._num_clips = 0
 
     def ids(self, ids: list[int], block: int = -1) -> None:
         self._ids += ids
@@ -231,31 +248,37 @@ class _Writer:
         self._blocks += [block] * len(ids)
 
     def special(self, name: str) -> None:
-        self.ids([self.renderer.space.special(name)])
+        self.ids([self._special(name)])
 
     def image(self, pixels_HWC: np.ndarray, max_tokens: int, placeholder: str) -> None:
-        config = self.renderer.config
+        config = self.config
         resized = resize_to_budget(pixels_HWC, config.patch_size, config.pooling, max_tokens)
         patches_PC, xy_P2 = patchify(resized, config.merged_px)
         self.special("<|image>")
         self._patches.append(patches_PC)
         self._patch_xy.append(xy_P2)
         self._patch_at.append(np.arange(len(self._ids), len(self._ids) + len(patches_PC)))
-        self.ids([self.renderer.space.special(placeholder)] * len(patches_PC), self._num_blocks)
+        self.ids([self._special(placeholder)] * len(patches_PC), self._num_blocks)
         self._num_blocks += 1
         self.special("<image|>")
 
-    def frames(self, frames_SF: np.ndarray) -> None:
+    def frames(self, frames_SF: np.ndarray, clip: int | None = None) -> int | None:
+        """A sound, where `clip` is given one that goes on with that clip; gives its clip, None if none is begun."""
         if not len(frames_SF):
-            return
+            return clip
+        if clip is None:
+            clip = self._num_clips
+            self._num_clips += 1
+        self._clip.append(np.full(len(frames_SF), clip))
         self.special("<|audio>")
         self._frames.append(frames_SF)
         self._frame_at.append(np.arange(len(self._ids), len(self._ids) + len(frames_SF)))
-        self.ids([self.renderer.space.special("<|audio|>")] * len(frames_SF))
+        self.ids([self._special("<|audio|>")] * len(frames_SF))
         self.special("<audio|>")
+        return clip
 
     def finish(self) -> Sequence:
-        config = self.renderer.config
+        config = self.config
         return Sequence(
             ids_T=np.array(self._ids, dtype=np.int32),
             is_target_T=np.array(self._targets, dtype=bool),
@@ -265,12 +288,8 @@ class _Writer:
             patch_at_P=_stack(self._patch_at, (0,), np.int32),
             frames_SF=_stack(self._frames, (0, config.frame_dim), np.float32),
             frame_at_S=_stack(self._frame_at, (0,), np.int32),
+            clip_S=_stack(self._clip, (0,), np.int32),
         )
-
-
-def time_stamp(time_s: float) -> str:
-    """Minutes and seconds as "mm:ss"."""
-    return f"{int(time_s) // 60:02d}:{int(time_s) % 60:02d}"
 
 
 def _stack(arrays: list[np.ndarray], empty: tuple[int, ...], dtype: type) -> np.ndarray:

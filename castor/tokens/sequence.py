@@ -14,7 +14,8 @@ class Sequence:
 
     ids_T int32; is_target_T bool (true where the id is something the model should say); block_T int32 (number of
     the image block a token belongs to, -1 elsewhere); patches_PC uint8 merged image patches, patch_xy_P2 int32 their
-    column and row, patch_at_P int32 the token each one fills; frames_SF float32 audio frames, frame_at_S int32.
+    column and row, patch_at_P int32 the token each one fills; frames_SF float32 audio frames, frame_at_S int32, clip_S
+    int32 the number of the clip that each is a part of (the stretches of one video's sound track may be one clip).
     """
 
     ids_T: np.ndarray
@@ -25,6 +26,7 @@ class Sequence:
     patch_at_P: np.ndarray
     frames_SF: np.ndarray
     frame_at_S: np.ndarray
+    clip_S: np.ndarray
 
     def __len__(self) -> int:
         return len(self.ids_T)
@@ -32,21 +34,23 @@ class Sequence:
     def __post_init__(self) -> None:
         assert len(self.is_target_T) == len(self.block_T) == len(self.ids_T)
         assert len(self.patches_PC) == len(self.patch_xy_P2) == len(self.patch_at_P)
-        assert len(self.frames_SF) == len(self.frame_at_S)
+        assert len(self.frames_SF) == len(self.frame_at_S) == len(self.clip_S)
 
-    def part(self, start: int, stop: int) -> Sequence:
-        """The tokens from `start` up to `stop`, with their patches and frames."""
-        patches = (self.patch_at_P >= start) & (self.patch_at_P < stop)
-        frames = (self.frame_at_S >= start) & (self.frame_at_S < stop)
+    def taken(self, at_N: np.ndarray) -> Sequence:
+        """The tokens at these rising places, with their patches and frames."""
+        new_T = np.full(len(self), -1, dtype=np.int32)
+        new_T[at_N] = np.arange(len(at_N))
+        patches, frames = new_T[self.patch_at_P] >= 0, new_T[self.frame_at_S] >= 0
         return Sequence(
-            ids_T=self.ids_T[start:stop],
-            is_target_T=self.is_target_T[start:stop],
-            block_T=self.block_T[start:stop],
+            ids_T=self.ids_T[at_N],
+            is_target_T=self.is_target_T[at_N],
+            block_T=self.block_T[at_N],
             patches_PC=self.patches_PC[patches],
             patch_xy_P2=self.patch_xy_P2[patches],
-            patch_at_P=self.patch_at_P[patches] - start,
+            patch_at_P=new_T[self.patch_at_P[patches]],
             frames_SF=self.frames_SF[frames],
-            frame_at_S=self.frame_at_S[frames] - start,
+            frame_at_S=new_T[self.frame_at_S[frames]],
+            clip_S=self.clip_S[frames],
         )
 
     def followed_by(self, ids: Seq[int]) -> Sequence:

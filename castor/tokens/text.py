@@ -13,6 +13,8 @@ PAD_ID, EOS_ID, BOS_ID, UNK_ID = 0, 1, 2, 3
 class Tokenizer:
     """A SentencePiece model as plain `encode` and `decode`; `decode(encode(text)) == text` for every text."""
 
+    FILE = "tokenizer.model"  # what it is called in a model's folder
+
     def __init__(self, model: bytes) -> None:
         """`model` is the content of a `tokenizer.model` file; ValueError where it is not one."""
         import sentencepiece
@@ -23,6 +25,8 @@ class Tokenizer:
         except RuntimeError as error:
             raise ValueError(f"not a SentencePiece model ({error})") from None
         self.vocab_size: int = self._processor.vocab_size()
+        control = [i for i in range(self.vocab_size) if self._processor.is_control(i) or self._processor.is_unknown(i)]
+        self.specials: dict[str, int] = {self._processor.id_to_piece(i): i for i in control}
         self._mark_ids = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()]
 
     @classmethod
@@ -57,6 +61,10 @@ class Tokenizer:
         if self._processor.is_byte(token_id):
             return bytes([int(piece[3:-1], 16)])
         return piece.replace(SPACE_MARK, " ").encode()
+
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        """The vocabulary's own spelling of each id, for people to look at."""
+        return [self._processor.id_to_piece(int(i)) for i in ids]
 
     def __reduce__(self) -> tuple[type[Tokenizer], tuple[bytes]]:
         return Tokenizer, (self.model,)

@@ -37,6 +37,7 @@ class FitConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     warmup: float = 0.02  # share of the steps
     decay: float = 0.4  # share of the steps
+    stretch: tuple[float, float] = (0.0, 1.0)  # of the schedule that these steps are, where a run has several stages
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     on_bad_step: Literal["skip", "stop"] = "skip"  # what to do where a loss is not finite
     save_every_s: float = 120.0
@@ -44,6 +45,14 @@ class FitConfig:
     def __post_init__(self) -> None:
         if self.num_steps < 1 or self.accumulate < 1:
             raise ValueError(f"num_steps={self.num_steps} and accumulate={self.accumulate} must be at least 1")
+        if not 0 <= self.stretch[0] < self.stretch[1] <= 1:
+            raise ValueError(f"stretch={self.stretch} must rise within 0 and 1")
+
+    def rate_scale(self, step: int) -> float:
+        """The factor on the peak rates at `step` of these steps."""
+        begin, end = self.stretch
+        num_whole = round(self.num_steps / (end - begin))
+        return learning_rate_scale(round(begin * num_whole) + step, num_whole, warmup=self.warmup, decay=self.decay)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +151,7 @@ class Trainer:
         for broken in sums.broken:
             print(f"step {step + 1}: skipped {broken}", file=sys.stderr, flush=True)
         count = max(sums.count, 1.0)
-        scale = learning_rate_scale(step, config.num_steps, warmup=config.warmup, decay=config.decay)
+        scale = config.rate_scale(step)
         norm = self._update(sums.loss, count, scale, step, sums.origins)
         row = {
             "loss": sums.loss / count,
@@ -170,8 +179,9 @@ class Trainer:
         return float("nan")
 
     def save(self, step: int) -> None:
-        """Write the whole state as one file, atomically."""
-        tensors = {f"model|{name}": value for name, value in self.model.state_dict().items()}
+        """Write the whole state as one file, atomically; frozen weights are the caller's and not part of it."""
+        frozen = self._frozen()
+        tensors = {f"model|{name}": value for name, value in self.model.state_dict().items() if name not in frozen}
         tensors |= {f"optim|{name}": value for name, value in self.optimizer.state().items()}
         tensors["rng"] = torch.get_rng_state()
         metadata = {
@@ -181,6 +191,9 @@ class Trainer:
         }
         save_tensors(self.folder / STATE_FILE, tensors, metadata)
         self.saved_s = time.monotonic()
+
+    def _frozen(self) -> set[str]:
+        return {name for name, parameter in self.model.named_parameters() if not parameter.requires_grad}
 
     def resume(self) -> int:
         """Take up the saved state, if any; gives the step to go on from."""
@@ -197,9 +210,10 @@ class Trainer:
                 "the schedule would differ. Give the same settings, or another folder"
             )
         tensors = load_tensors(path)
-        self.model.load_state_dict(
-            {name.partition("|")[2]: value for name, value in tensors.items() if name.startswith("model|")}
-        )
+        own = {name.partition("|")[2]: value for name, value in tensors.items() if name.startswith("model|")}
+        odd = self.model.load_state_dict(own, strict=False)
+        if wrong := sorted((set(odd.missing_keys) - self._frozen()) | set(odd.unexpected_keys)):
+            raise ValueError(f"{path}: saved by a run that trained other weights: {wrong[0]}")
         self.optimizer.load_state(
             {name.partition("|")[2]: value for name, value in tensors.items() if name.startswith("optim|")}
         )

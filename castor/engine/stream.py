@@ -1,10 +1,11 @@
-"""From the ids of a reply to its parts: at once, or as early as each is certain."""
+"""Ids as they come into parts as early as they are certain: whole characters, and no half of a stop text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from castor.content import Image, Part, Text
+from castor.tokens.gemma import GemmaRenderer
 from castor.tokens.render import Renderer
 
 
@@ -23,8 +24,8 @@ def _first(text: str, stop: tuple[str, ...]) -> int | None:
     return min(places, default=None)
 
 
-class PartWriter:
-    """Turns ids into parts as early as they are certain: whole characters, and no half of a stop text."""
+class TextStream:
+    """Replies of our own models: text pieces, and an image once it is finished."""
 
     def __init__(self, renderer: Renderer, stop: tuple[str, ...]) -> None:
         self.renderer, self.stop = renderer, stop
@@ -33,7 +34,7 @@ class PartWriter:
         self.given = 0
 
     def take(self, token_id: int) -> Iterator[Part]:
-        """What is certain with one more id."""
+        """What one more id makes certain."""
         space = self.renderer.space
         if self.drawing or token_id == space.special("<|draw>"):
             if not self.drawing:
@@ -50,7 +51,7 @@ class PartWriter:
         yield from self._give(certain[: len(certain) - held])
 
     def finish(self) -> Iterator[Part]:
-        """What is left when no more ids come."""
+        """What is left at the end."""
         if self.pieces:
             text = self.renderer.tokenizer.decode(self.pieces)
             yield from self._give(text if (at := _first(text, self.stop)) is None else text[:at])
@@ -67,3 +68,45 @@ class PartWriter:
 def _overlap(text: str, word: str) -> int:
     """How many characters at the end of `text` begin `word`."""
     return next((n for n in range(min(len(word), len(text)), 0, -1) if text.endswith(word[:n])), 0)
+
+
+class PartStream:
+    """Replies of published checkpoints: texts and thoughts piece by piece, a function call once it is finished."""
+
+    def __init__(self, renderer: GemmaRenderer, stop: tuple[str, ...]) -> None:
+        self.renderer, self.stop = renderer, stop
+        self.ids: list[int] = []
+        self.given: list[Part] = []
+
+    def take(self, token_id: int) -> Iterator[Part]:
+        """What one more id makes certain."""
+        self.ids.append(token_id)
+        *finished, last = self.renderer.decode(self.renderer.tokenizer.settled(self.ids)) or (Text(""),)
+        yield from self._give(finished)
+        if isinstance(last, Text) and not last.text.startswith("<|tool_call>"):
+            certain = last.text.rstrip("\ufffd\n")
+            held = max((_overlap(certain, word) for word in self.stop), default=0)
+            yield from self._give([*finished, Text(certain[: len(certain) - held], last.thought)])
+
+    def finish(self) -> Iterator[Part]:
+        """What is left at the end."""
+        yield from self._give(list(cut(self.renderer.decode(self.ids), self.stop)))
+
+    def _give(self, parts: list[Part]) -> Iterator[Part]:
+        """What of these parts was not given yet; the last one given may have grown."""
+        for at, part in enumerate(cut(tuple(parts), self.stop)):
+            before = self.given[at] if at < len(self.given) else None
+            if before is None:
+                self.given.append(part)
+            elif isinstance(part, Text) and isinstance(before, Text) and len(part.text) > len(before.text):
+                self.given[at] = part
+                part = Text(part.text[len(before.text) :], part.thought)
+            else:
+                continue
+            if not isinstance(part, Text) or part.text:
+                yield part
+
+
+def part_stream(renderer: Renderer | GemmaRenderer, stop: tuple[str, ...]) -> TextStream | PartStream:
+    """The stream of this renderer's replies."""
+    return PartStream(renderer, stop) if isinstance(renderer, GemmaRenderer) else TextStream(renderer, stop)

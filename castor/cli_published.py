@@ -1,0 +1,48 @@
+"""The verbs for published models: pull and export. A part of `cli.py`."""
+
+from collections.abc import Callable
+from typing import Any
+
+PULL = """\
+Fetches a published model from the Hugging Face Hub: weights as safetensors, JSON, tokenizer; never pickle or code.
+
+  castor pull google/gemma-4-E2B-it                into the Hub's cache, where other programs find it too
+  castor pull google/gemma-4-E2B-it --to gemma     into a folder
+  castor chat --model google/gemma-4-E2B-it
+
+A transfer that broke off goes on where it stopped, and every file is checked against its hash. HF_ENDPOINT names a
+mirror, HF_TOKEN is for gated models, HF_HOME moves the cache, HF_HUB_OFFLINE=1 looks into the cache only.
+"""
+
+
+def add_published_verbs(verb: Callable[..., Any]) -> None:
+    """Add both to the command line; `verb` makes one of a name, what it runs, a summary and a text."""
+    _pull_options(verb("pull", run_pull, "fetch a published model from the Hugging Face Hub", PULL))
+    _export_options(verb("export", run_export, "write a published model's text decoder as GGUF, for llama.cpp"))
+
+
+def _pull_options(parser: Any) -> None:
+    parser.add_argument("name", metavar="ORG/NAME", help="such as google/gemma-4-E2B-it")
+    parser.add_argument("--to", metavar="FOLDER", help="a folder of its own (default: the Hub's cache)")
+    parser.add_argument("--revision", default="main", help="branch, tag or commit (default: main)")
+
+
+def _export_options(parser: Any) -> None:
+    parser.add_argument("model", metavar="NAME", help="a folder in Hugging Face's layout, or a pulled model")
+    parser.add_argument("--gguf", required=True, metavar="FILE", help="where to write")
+    parser.add_argument("--type", default="bfloat16", help="of matrices: float32, float16, bfloat16 (default)")
+
+
+def run_pull(arguments: Any) -> None:
+    """castor pull: the folder on standard output, progress on standard error."""
+    from castor.hub.pull import pull
+
+    print(pull(arguments.name, to=arguments.to, revision=arguments.revision))
+
+
+def run_export(arguments: Any) -> None:
+    """castor export: pictures and sound stay behind, which GGUF keeps in a file of another kind."""
+    from castor.engine.model import find_folder
+    from castor.engine.published import export_gguf
+
+    print(export_gguf(find_folder(arguments.model), arguments.gguf, kind=arguments.type))

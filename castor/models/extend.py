@@ -1,0 +1,66 @@
+"""New senses for old weights: a model that reads pictures learns to draw them.
+
+Its id space gets the codes of an image codec, its embedding table their rows; every weight that was there stays. The
+new rows begin as the mean of the old ones (Hewitt 2021, "Initializing new word embeddings for pretrained language
+models"), each with a little noise of its own so that they can part.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from castor.models.decoder import Decoder
+from castor.tokens.space import MAX_GRID, IdSpace
+
+NOISE = 0.05  # of the old rows' spread
+
+
+@torch.no_grad()
+def extended_decoder(decoder: Decoder, num_ids: int, num_known: int, seed: int = 0) -> Decoder:
+    """The decoder with an embedding table of `num_ids` rows, the first `num_known` of them as they were.
+
+    Logits of the known ids are what they were: new rows change no other number. ValueError where ids would be lost.
+    """
+    old_VD = decoder.output_weight_VD
+    if num_ids < num_known or num_known > len(old_VD):
+        raise ValueError(f"{num_ids} rows cannot hold the {num_known} known ones of a table of {len(old_VD)}")
+    config = dataclasses.replace(decoder.config, text=dataclasses.replace(decoder.config.text, vocab_size=num_ids))
+    known_VD = old_VD[:num_known].float().cpu()
+    generator = torch.Generator().manual_seed(seed)
+    noise_VD = torch.randn(num_ids - num_known, known_VD.shape[1], generator=generator)
+    new_VD = known_VD.mean(0) + NOISE * known_VD.std(0) * noise_VD
+    tensors = dict(decoder.state_dict())
+    tensors["language_model.embed_tokens.weight"] = torch.cat([old_VD[:num_known], new_VD.to(old_VD)])
+    with torch.device("meta"):
+        extended = Decoder(config)
+    extended.load_state_dict(tensors, assign=True)
+    return extended.requires_grad_(True).train(decoder.training)
+
+
+def drawing_space(space: IdSpace, num_codes: int) -> IdSpace:
+    """The id space with `num_codes` image codes behind the ids there are; ValueError where it has codes already."""
+    if space.num_codes:
+        raise ValueError(f"this model has {space.num_codes} image codes already; it can draw, or needs its own codec")
+    return dataclasses.replace(space, num_codes=num_codes)
+
+
+def drawing_ids(space: IdSpace) -> torch.Tensor:
+    """bool [V], true for the ids that only drawings use: their brackets, grid sizes and codes."""
+    is_drawn_V = torch.zeros(space.vocab_size, dtype=torch.bool)
+    is_drawn_V[[space.special("<|draw>"), space.special("<draw|>")]] = True
+    is_drawn_V[space.grid(1) : space.grid(MAX_GRID) + 1] = True
+    is_drawn_V[space.first_code : space.end] = True
+    return is_drawn_V
+
+
+def train_rows(decoder: Decoder, is_trained_V: torch.Tensor) -> None:
+    """Let the chosen rows of the embedding table be trained, and no other: their gradients alone come through.
+
+    An optimizer must not decay weights then, as decay needs no gradient.
+    """
+    weight_VD = decoder.language_model.embed_tokens.weight
+    weight_VD.requires_grad_(True)
+    mask_V1 = is_trained_V.to(weight_VD.device)[:, None]
+    weight_VD.register_hook(lambda slope_VD: torch.where(mask_V1, slope_VD, 0))
