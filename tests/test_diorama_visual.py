@@ -196,7 +196,13 @@ def test_counts_agree_with_a_recount_from_pixels():
         wanted = names[re.match(pattern, example.messages[0].text).group(1)]
         things = parse(picture(example).pixels()).things
         number = sum(matches(thing, wanted) for thing in things)
-        assert example.answer.text == f"{caption('en', things).removesuffix('.')}: {number}", example.messages[0].text
+        steps, _, said = example.answer.text.rpartition(": ")
+        assert re.sub(r" \(\d\)", "", steps) == caption("en", things).removesuffix("."), example.messages[0].text
+        place = r"(?:at|on|in) the (?:top|bottom|left|right|center)(?: left| right)?"
+        marks = re.findall(rf"an? (\w+ \w+ \w+) {place} \((\d)\)", steps, re.IGNORECASE)
+        in_order = [t for t in things if matches(t, wanted)]
+        assert marks == [(f"{t.size} {t.colour} {t.shape}", str(k)) for k, t in enumerate(in_order, 1)], steps
+        assert said == str(number)
         assert example.meta["answer"] == str(number)
         answers.append(example.meta["answer"])
     assert max(answers.count(answer) for answer in set(answers)) / len(answers) < 0.35

@@ -4,7 +4,7 @@ before -> after: ("fr", a large red star at the top left) -> "une grande étoile
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 
 from castor.diorama.lexicon import ADJECTIVES, AND, FULL_STOP, NOUNS, PLACE_WORDS, RELATION_PATTERNS
@@ -40,9 +40,16 @@ def placed(language: str, thing: Thing, form: str = "a") -> str:
     return f"{place} {phrase}" if language == "hi" else f"{phrase} {place}"
 
 
-def caption(language: str, things: Sequence[Thing]) -> str:
-    """The canonical sentence: every thing with size, colour, shape and place, in reading order."""
-    listed = join(language, [placed(language, thing) for thing in in_reading_order(list(things))])
+def caption(language: str, things: Sequence[Thing], counted: Collection[Thing] = ()) -> str:
+    """The canonical sentence: every thing with size, colour, shape and place, in reading order.
+
+    Things that are `counted` are numbered: "A red star at the top (1), a blue star on the left and ...".
+    """
+    items, number = [], 0
+    for thing in in_reading_order(list(things)):
+        number += thing in counted
+        items.append(placed(language, thing) + (f" ({number})" if thing in counted else ""))
+    listed = join(language, items)
     verb = (" है" if len(things) == 1 else " हैं") if language == "hi" else ""
     return sentence(language, listed + verb)
 
