@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from castor.checkpoint import load_json, save_json, write_atomically
 from castor.config import from_dict, to_dict
 from castor.content import Message, Part
+from castor.engine.embed import embed_sequences
 from castor.engine.generate import generate_ids
 from castor.engine.published import load_published, save_published
 from castor.engine.sample import SamplingConfig
@@ -24,6 +26,7 @@ from castor.models.load import load_model, save_model
 from castor.nn.lora import merge_adapters
 from castor.runtime import pick_device
 from castor.tokens.batch import Batch
+from castor.tokens.embedding import EmbeddingRenderer
 from castor.tokens.gemma import GemmaRenderer
 from castor.tokens.pack import collate
 from castor.tokens.render import RenderConfig, Renderer
@@ -72,7 +75,7 @@ def find_folder(name: str | Path) -> Path:
 
 
 class Model:
-    """A model ready to answer: `generate`, `stream`, `logits`.
+    """A model ready to answer (`generate`, `stream`, `logits`) or to make vectors (`embed`).
 
     A prompt is a text, a part, a list of texts and parts (one user message), a message, or a list of messages.
     """
@@ -198,9 +201,24 @@ class Model:
         batch: Batch = collate([[sequence]], len(sequence)).to(self.device)
         return self.decoder(batch)[0].float()
 
-    def embed(self, *prompts: Prompt, **options: Any) -> torch.Tensor:
-        """Reserved for embedding models: this checkpoint has no embedding head, so it raises ValueError."""
-        raise ValueError("this checkpoint has no embedding head; it writes, but does not embed")
+    @torch.inference_mode()
+    def embed(self, *prompts: Prompt, dimensions: int | None = None, task: str | None = None) -> torch.Tensor:
+        """One vector of length 1 for every prompt, float32 [N, E] on the CPU, whatever mix of media a prompt is.
+
+        `dimensions` keeps that many numbers of each, made a vector of length 1 again (Matryoshka, Kusupati et al.
+        2022). `task` is the checkpoint's name for what the vectors are for, such as "Retrieval-query"; it puts the
+        checkpoint's own words before a prompt's text. ValueError where the model has no head for it, or not these.
+
+        >>> model.embed("a red circle", [castor.Image("photo.png")], dimensions=256)
+        """
+        most = self.decoder.config.text.embedding_dim
+        if most is None or not isinstance(self.renderer, EmbeddingRenderer):
+            raise ValueError("this checkpoint has no embedding head; it writes, but does not embed")
+        if dimensions is not None and not 1 <= dimensions <= most:
+            raise ValueError(f"dimensions={dimensions} must be from 1 to {most}, the numbers in this model's vectors")
+        sequences = [self.renderer.encode_task(_messages(prompt), task) for prompt in prompts]
+        vectors_NE = embed_sequences(self.decoder, sequences, self.device)
+        return vectors_NE if dimensions is None else F.normalize(vectors_NE[:, :dimensions], dim=-1)
 
 
 def _dtype(precision: str) -> torch.dtype:

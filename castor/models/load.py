@@ -17,6 +17,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from castor.checkpoint import load_json, save_json, save_tensors
+from castor.models import audio_tower, vision_tower
 from castor.models.audio_tower import AudioTowerConfig
 from castor.models.config import AudioConfig, ModelConfig, VisionConfig
 from castor.models.decoder import Decoder
@@ -36,6 +37,8 @@ _OTHER_PROGRAMS = {
     "output_attentions", "output_hidden_states", "problem_type", "return_dict", "torch_dtype",
     "transformers_version", "use_cache",
 }  # fmt: skip
+# Of a vision tower: no limit is needed where nothing is padded, and the processor says how many tokens a picture has.
+_VISION_UNUSED = ("default_output_length", "max_position_embeddings")
 # Fields that `ModelConfig.from_hf` reads or refuses beside those of its dataclasses.
 _READ_TOO = {
     "text_config": {
@@ -44,8 +47,8 @@ _READ_TOO = {
         "vocab_size_per_layer_input", "expert_intermediate_size", "moe_intermediate_size", "num_experts",
         "top_k_experts",
     },
-    "vision_config": {"output_proj_dims", "num_soft_tokens", "model_patch_size"},
-    "audio_config": set(),
+    "vision_config": {"output_proj_dims", "num_soft_tokens", "model_patch_size", *vision_tower.ONLY, *_VISION_UNUSED},
+    "audio_config": {*audio_tower.ONLY},
     "": {"text_config", "vision_config", "audio_config", "tie_word_embeddings", "eos_token_id", "bos_token_id",
          "pad_token_id", "vision_soft_tokens_per_image"},
 }  # fmt: skip

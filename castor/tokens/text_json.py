@@ -44,6 +44,14 @@ class JsonTokenizer(Tokenizer):
             return [i for ids in spelt for i in ids], [at for at, ids in enumerate(spelt) for _ in ids]
         return encoded.ids, [begin for begin, _ in encoded.offsets]
 
+    def surroundings(self) -> tuple[list[int], list[int]]:
+        """Ids that the tokenizer's own post-processor puts before and after a text."""
+        if self._tokenizer.post_processor is None:
+            raise ValueError("the tokenizer.json has no post_processor, which says what stands around a text")
+        plain, whole = (self._tokenizer.encode("a", add_special_tokens=added).ids for added in (False, True))
+        start = next(at for at in range(len(whole)) if whole[at : at + len(plain)] == plain)
+        return whole[:start], whole[start + len(plain) :]
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`, special tokens left out; bytes that do not form UTF-8 become U+FFFD."""
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
