@@ -15,7 +15,7 @@ from castor.config import from_dict, to_dict
 from castor.content import Message, Part
 from castor.engine.embed import embed_sequences
 from castor.engine.generate import generate_ids
-from castor.engine.published import load_published, save_published
+from castor.engine.published import draws, load_published, save_published
 from castor.engine.sample import SamplingConfig
 from castor.engine.stream import PartStream, TextStream, cut
 from castor.hub import find_pulled
@@ -106,8 +106,8 @@ class Model:
         """The model that `save` wrote to `folder`, or a published checkpoint."""
         folder = Path(folder)
         dtype = _dtype(precision)
-        if not (folder / "castor.json").is_file():
-            return cls(*load_published(folder, device=device, dtype=dtype), None)
+        if not (folder / "castor.json").is_file() or draws(folder):
+            return cls._load_published(folder, device, dtype)
         about = load_json(folder / "castor.json")
         if not isinstance(about, dict) or not all(isinstance(about.get(key), dict) for key in ("space", "renderer")):
             raise ValueError(f"{folder / 'castor.json'}: needs the objects space and renderer")
@@ -115,9 +115,7 @@ class Model:
             raise ValueError(
                 f"{folder / 'castor.json'}: renderer.{missing[0]} is missing; media would be laid out anew"
             )
-        codec = None
-        if (folder / "codec.safetensors").is_file():
-            codec = ImageCodec.load(folder).to(device).eval()
+        codec = _codec(folder, device)
         space = from_dict(IdSpace, about["space"])
         renderer = Renderer(
             Tokenizer.load(folder),
@@ -134,18 +132,29 @@ class Model:
             )
         return cls(decoder, renderer, codec, card=about.get("card", {}))
 
+    @classmethod
+    def _load_published(cls, folder: Path, device: str, dtype: torch.dtype) -> Model:
+        decoder, renderer = load_published(folder, device=device, dtype=dtype)
+        codec, num_codes = _codec(folder, device), renderer.space.num_codes
+        if num_codes != (0 if codec is None else codec.config.num_codes):
+            raise ValueError(f"{folder}: {num_codes} image codes, and no codec of so many beside them")
+        if codec is None:
+            return cls(decoder, renderer, None)
+        renderer.encode_image, renderer.decode_image = codec.encode, codec.decode
+        return cls(decoder, renderer, codec, card=load_json(folder / "castor.json").get("card", {}))
+
     def save(self, folder: str | Path, *, precision: str = "bfloat16") -> None:
         """Write everything to `folder`: Hugging Face layout, with castor.json, tokenizer and codec beside it."""
         folder = Path(folder)
         dtype = _dtype(precision)
         folder.mkdir(parents=True, exist_ok=True)
         save_model(self.decoder, folder, dtype=dtype)
-        if isinstance(self.renderer, GemmaRenderer):
-            save_published(self.renderer, folder)
-            return
-        write_atomically(folder / self.tokenizer.FILE, self.tokenizer.model)
         if self.codec is not None:
             self.codec.save(folder)
+        if isinstance(self.renderer, GemmaRenderer):
+            save_published(self.renderer, folder, self.card)
+            return
+        write_atomically(folder / self.tokenizer.FILE, self.tokenizer.model)
         about = {
             "space": to_dict(self.renderer.space),
             "renderer": to_dict(self.renderer.config),
@@ -219,6 +228,11 @@ class Model:
         sequences = [self.renderer.encode_task(_messages(prompt), task) for prompt in prompts]
         vectors_NE = embed_sequences(self.decoder, sequences, self.device)
         return vectors_NE if dimensions is None else F.normalize(vectors_NE[:, :dimensions], dim=-1)
+
+
+def _codec(folder: Path, device: str) -> ImageCodec | None:
+    """The image codec beside a model, where there is one."""
+    return ImageCodec.load(folder).to(device).eval() if (folder / "codec.safetensors").is_file() else None
 
 
 def _dtype(precision: str) -> torch.dtype:

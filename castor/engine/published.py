@@ -7,19 +7,24 @@ never run), `processor_config.json` for the media, `generation_config.json` for 
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from castor.checkpoint import write_atomically
+from castor.checkpoint import save_json, write_atomically
 from castor.engine.processor import media_of, read_object, video_of
 from castor.models.config import ModelConfig
 from castor.models.decoder import Decoder
 from castor.models.load import load_config, load_model
 from castor.tokens.embedding import EmbeddingRenderer
 from castor.tokens.gemma import GemmaRenderer, TurnStyle
+from castor.tokens.space import GemmaSpace
 from castor.tokens.text_json import JsonTokenizer, load_tokenizer
 
+ABOUT = "castor.json"
 # Files that are kept beside the weights when a published checkpoint is saved again.
 COMPANIONS = (
     "1_Pooling/config.json",
@@ -50,6 +55,8 @@ def load_published(
     """Decoder and renderer of a published checkpoint; ValueError names what is missing or does not fit."""
     config = load_config(folder)
     renderer = published_renderer(folder, config)
+    if drawing := read_object(folder, ABOUT).get("drawing"):
+        renderer.space = _drawing_space(folder, renderer.space, drawing, config.text.vocab_size)
     return load_model(folder, device=device, dtype=dtype), renderer
 
 
@@ -77,8 +84,28 @@ def published_renderer(folder: Path, config: ModelConfig) -> GemmaRenderer:
     return renderer
 
 
-def save_published(renderer: GemmaRenderer, folder: Path) -> None:
-    """Write what stands beside the weights, as it was read."""
+def draws(folder: Path) -> bool:
+    """Whether this is a published checkpoint that was taught to draw: its castor.json says so."""
+    return "drawing" in read_object(folder, ABOUT)
+
+
+def _drawing_space(folder: Path, space: GemmaSpace, drawing: Any, vocab_size: int) -> GemmaSpace:
+    """The ids of a checkpoint that was taught to draw; ValueError where castor.json does not fit the weights."""
+    counts = [drawing.get(key) if isinstance(drawing, dict) else None for key in ("num_text", "num_codes")]
+    if not all(isinstance(count, int) and count > 0 for count in counts):
+        raise ValueError(f"{folder / ABOUT}: drawing={drawing!r} must state num_text and num_codes")
+    space = dataclasses.replace(space, num_text=counts[0], num_codes=counts[1])
+    if space.vocab_size != vocab_size:
+        raise ValueError(f"{folder / ABOUT}: {drawing} makes {space.vocab_size} ids, the decoder has {vocab_size}")
+    return space
+
+
+def save_published(renderer: GemmaRenderer, folder: Path, card: Mapping[str, Any]) -> None:
+    """Write what stands beside the weights, as it was read; of one that draws, also where its codes begin."""
+    space = renderer.space
+    if space.num_codes:
+        drawing = {"num_text": space.num_text, "num_codes": space.num_codes}
+        save_json(folder / ABOUT, {"drawing": drawing, "card": dict(card)})
     write_atomically(folder / renderer.tokenizer.FILE, renderer.tokenizer.model)
     for name, content in renderer.companions.items():
         write_atomically(folder / name, content)

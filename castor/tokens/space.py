@@ -39,6 +39,10 @@ class DrawnIds:
     num_text: int
     num_codes: int
 
+    def special(self, name: str) -> int:
+        """The id of a special token, for example "<|draw>"."""
+        raise NotImplementedError
+
     @property
     def first_grid(self) -> int:
         """The id that states a side of one cell."""
