@@ -14,7 +14,7 @@ import pytest
 from castor.calls import FunctionCall, FunctionResponse
 from castor.content import Audio, Image, Message, Text, Video
 from castor.tokens.gemma import GemmaRenderer, TurnStyle
-from castor.tokens.gemma_calls import declarations, read_call, write_call
+from castor.tokens.gemma_calls import Mark, declarations, read_call, write_call
 from castor.tokens.text_json import load_tokenizer
 
 gemma_turns = pytest.importorskip("gemma_turns")
@@ -216,6 +216,17 @@ def test_replies_come_back(renderer: GemmaRenderer, parts: tuple[Any, ...]) -> N
     assert renderer.decode(ids) == parts
     for stop in sorted(renderer.stop_ids):
         assert renderer.decode([*ids, stop, *ids]) == parts
+
+
+def test_a_streamed_reply_may_begin_with_a_call(renderer: GemmaRenderer) -> None:
+    from castor.engine.stream import PartStream
+    from castor.tokens.gemma_media import GemmaWriter
+
+    writer, stream = GemmaWriter(renderer), PartStream(renderer, ())
+    writer.write([Mark("<|tool_call>"), *write_call(gemma_turns.CALL), Mark("<tool_call|>"), "Then."])
+    given = [part for token_id in writer.finish().ids_T.tolist() for part in stream.take(token_id)]
+    given += stream.finish()
+    assert given[0] == gemma_turns.CALL and "".join(part.text for part in given[1:]) == "Then."
 
 
 def test_a_call_that_breaks_off_stays_text(renderer: GemmaRenderer) -> None:

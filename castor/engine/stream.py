@@ -97,6 +97,8 @@ class PartStream:
         for at, part in enumerate(cut(tuple(parts), self.stop)):
             before = self.given[at] if at < len(self.given) else None
             if before is None:
+                if part == Text(""):  # nothing yet: a call or a picture may still come in its place
+                    break
                 self.given.append(part)
             elif isinstance(part, Text) and isinstance(before, Text) and len(part.text) > len(before.text):
                 self.given[at] = part
