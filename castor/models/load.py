@@ -44,7 +44,7 @@ _VISION_UNUSED = ("default_output_length", "max_position_embeddings")
 # Fields that `ModelConfig.from_hf` reads or refuses beside those of its dataclasses.
 _READ_TOO = {
     "text_config": {
-        "attention_dropout", "enable_moe_block", "hidden_activation", "hidden_size_per_layer_input",
+        "attention_dropout", "enable_moe_block", "hidden_activation", "hidden_size_per_layer_input", "is_causal",
         "num_kv_shared_layers", "per_layer_config", "tie_word_embeddings", "use_double_wide_mlp",
         "vocab_size_per_layer_input", "expert_intermediate_size", "moe_intermediate_size", "num_experts",
         "top_k_experts",
