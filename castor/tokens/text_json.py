@@ -57,11 +57,17 @@ class JsonTokenizer(Tokenizer):
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
 
     def settled(self, ids: list[int]) -> list[int]:
-        """`ids` without bytes and special tokens at their end: how bytes read is certain once they are over."""
+        """`ids` without bytes and what has no text at their end: how bytes read is certain once they are over."""
         end = len(ids)
-        while end and (ids[end - 1] in self._byte_ids or ids[end - 1] in self._special_ids):
+        while end and not self._ends_bytes(ids[end - 1]):
             end -= 1
         return ids[:end]
+
+    def _ends_bytes(self, token_id: int) -> bool:
+        """Whether bytes before this id are over: not by more bytes, a special token, or a row that is no token."""
+        if token_id in self._byte_ids or token_id in self._special_ids:
+            return False
+        return self._tokenizer.id_to_token(token_id) is not None
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """The vocabulary's own spelling of each id, for people to look at."""
