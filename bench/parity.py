@@ -1,19 +1,20 @@
-"""How far our numbers are from transformers', for a tiny random checkpoint of every published family.
+"""How far our numbers are from transformers', for tiny random checkpoints of every published form and every medium.
 
     python bench/parity.py
+    python bench/parity.py "gemma4 E2B" embedding_gemma2
 
-Each figure is the largest absolute difference of a logit (or, of an encoder, of a number in a token's vector). The
-columns:
+Prints a Markdown table. Each figure is the largest absolute difference of a logit (or, of an encoder, of a number in a
+token's vector) on one document. The columns:
 
-    whole     one document, longer than the sliding window
-    packed    three documents in two padded rows, theirs one by one
-    cached    a prompt, then token by token past the window, both with their caches
-    saved     ours as transformers reads it back from `save_model`
+    whole     the document alone
+    packed    between two documents of text, in a row with padding behind it
+    cached    the document and then text, token by token past the window, both with their caches
     bfloat16  whole, both in bfloat16
-    (theirs)  transformers' bfloat16 from its own float32: what rounding alone does to this checkpoint
-    (ours)    the same of ours
+    theirs    transformers' bfloat16 from its own float32: what rounding alone does to this checkpoint
+    ours      the same of ours
 
-A row is an entry of `ARCHITECTURES` in `tests/reference.py`, a column a function in MODES.
+Two roundings that differ are independent: "bfloat16" may be as large as "theirs" and "ours" together. A row is an entry
+of `ARCHITECTURES` in `tests/reference.py` and one of DOCUMENTS that its model can read, a column a function in MODES.
 """
 
 from __future__ import annotations
@@ -27,69 +28,140 @@ from typing import Any
 
 import torch
 
+from castor.models.config import ModelConfig
 from castor.models.decoder import Decoder
-from castor.models.load import load_model, save_model
+from castor.models.load import load_model
+from castor.tokens.pack import collate
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import reference as ref  # noqa: E402
+import test_gemma4_media as media  # noqa: E402
 import transformers  # noqa: E402
+from test_vision_tower import randomise  # noqa: E402
 
-LENGTH = 3 * ref.WINDOW
+UNIFIED = "gemma4_unified 12B"
+# t: tokens of text; i: a picture; a: a sound; v: a video. As in tests/test_gemma4_media.py.
+DOCUMENTS: dict[str, list[media.Item]] = {"text": [("t", 3 * ref.WINDOW)]} | {
+    medium: media.DOCUMENTS[name]
+    for medium, name in {
+        "image": "a picture",
+        "several images": "several pictures",
+        "audio": "a sound",
+        "video": "a video",
+        "interleaved": "interleaved",
+    }.items()
+}
 
 
-def whole(reference: Any, model: Decoder) -> float:
+class Case:
+    """One checkpoint on both sides, and one document."""
+
+    def __init__(self, name: str, reference: Any, model: Decoder, items: list[media.Item]) -> None:
+        self.name, self.reference, self.model = name, reference, model
+        self.document = media.Document(items, seed=3)
+
+    def theirs(self, reference: Any, past: Any = None) -> torch.Tensor:
+        """Logits, or vectors of tokens, [T, V or E]."""
+        given = self.document.theirs()
+        dtype = next(reference.parameters()).dtype
+        if self.name == UNIFIED:
+            given = self._unified(given) | {"past_key_values": past}
+            given["attention_mask"] = reference.create_masks_for_generate(
+                config=reference.config,
+                inputs_embeds=torch.empty(*given["input_ids"].shape, 32, dtype=dtype),
+                attention_mask=None,
+                past_key_values=past,
+                position_ids=None,
+                mm_token_type_ids=given["mm_token_type_ids"],
+            )
+        elif past is not None:
+            given["past_key_values"] = past
+        if self.model.config.text.sees_both_ways or len(given) == 2 and self.name != UNIFIED:
+            del given["mm_token_type_ids"]
+        rounded = {key: value.to(dtype) if _is_float(value) else value for key, value in given.items()}
+        output = reference(**rounded, **({"use_cache": True} if past is not None else {}))
+        return (output.logits if hasattr(output, "logits") else output.last_hidden_state)[0]
+
+    def _unified(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The same media as squares of pixels and raw frames, which the model without towers takes."""
+        sequence = self.document.ours()
+        squares = torch.from_numpy(sequence.patches_PC).float() / 255.0
+        places, block = torch.from_numpy(sequence.patch_xy_P2).long(), torch.from_numpy(sequence.block_T)
+        at = torch.from_numpy(sequence.patch_at_P).long()
+        ids, pad = given["input_ids"][0][at], torch.nn.utils.rnn.pad_sequence
+        for kind, names in (
+            (media.IMAGE, ("pixel_values", "image_position_ids")),
+            (media.VIDEO, ("pixel_values_videos", "video_position_ids")),
+        ):
+            parts = [block[at] == number for number in block[at][ids == kind].unique().tolist()]
+            if parts:
+                given[names[0]] = pad([squares[part] for part in parts], batch_first=True)
+                given[names[1]] = pad([places[part] for part in parts], batch_first=True, padding_value=-1)
+        if len(sequence.frames_SF):
+            clips = torch.from_numpy(sequence.clip_S)
+            frames = torch.from_numpy(sequence.frames_SF)
+            parts = [frames[clips == clip] for clip in clips.unique()]
+            given["input_features"] = pad(parts, batch_first=True)
+            given["input_features_mask"] = pad([torch.ones(len(part)) for part in parts], batch_first=True) > 0
+        return given
+
+    def ours(self, model: Decoder) -> torch.Tensor:
+        """The same of ours."""
+        return ref.our_output(model, collate([[self.document.ours()]], len(self.document.ids)))[0]
+
+
+def whole(case: Case) -> float:
     """One document."""
-    ids = ref.documents(LENGTH)[0]
-    return _most(ref.their_output(reference, ids), ref.our_output(model, ref.batch_of([[ids]]))[0, :LENGTH])
+    return _most(case.theirs(case.reference), case.ours(case.model))
 
 
-def packed(reference: Any, model: Decoder) -> float:
-    """Three documents in two rows."""
-    ids = ref.documents(5, LENGTH, ref.WINDOW + 1)
-    ours = ref.our_output(model, ref.batch_of([ids[:2], ids[2:]]))
-    parts = (ours[0, :5], ours[0, 5 : 5 + LENGTH], ours[1, : ref.WINDOW + 1])
-    return max(_most(ref.their_output(reference, one), part) for one, part in zip(ids, parts, strict=True))
+def packed(case: Case) -> float:
+    """The document second of three."""
+    first, last = (ref._sequence(ids) for ids in ref.documents(5, ref.WINDOW))
+    row = [first, case.document.ours(), last]
+    ours = ref.our_output(case.model, collate([row], sum(map(len, row)) + 4))[0, 5 : 5 + len(row[1])]
+    return _most(case.theirs(case.reference), ours)
 
 
-def cached(reference: Any, model: Decoder) -> float | None:
-    """A prompt and further tokens; None for a model that sees both ways."""
-    if model.config.text.sees_both_ways:
+def cached(case: Case) -> float | None:
+    """The document and further tokens; None for a model that sees both ways."""
+    if case.model.config.text.sees_both_ways:
         return None
-    prompt, tail = ref.documents(5, LENGTH)
-    cache = model.new_cache(1, 5 + LENGTH + 3)
-    past = transformers.DynamicCache(config=reference.config.get_text_config())
-    options = {"past_key_values": past, "use_cache": True}
-    found = [_most(ref.their_output(reference, prompt, **options), model(ref.batch_of([[prompt]]), cache)[0, :5])]
+    length, tail = len(case.document.ids), ref.documents(ref.WINDOW + 4, seed=2)[0]
+    cache = case.model.new_cache(1, length + len(tail))
+    past = transformers.DynamicCache(config=case.reference.config.get_text_config())
+    ours = case.model(collate([[case.document.ours()]], length), cache)[0]
+    found = [_most(case.theirs(case.reference, past), ours)]
     for place, token_id in enumerate(tail):
-        ours = model(ref.step_of([token_id], [5 + place]), cache)[0]
-        found.append(_most(ref.their_output(reference, [token_id], **options), ours))
+        ours = case.model(ref.step_of([token_id], [length + place]), cache)[0]
+        theirs = ref.their_output(case.reference, [token_id], past_key_values=past, use_cache=True)
+        found.append(_most(theirs, ours))
     return max(found)
 
 
-def saved(reference: Any, model: Decoder) -> float:
-    """Their model of our file against our model."""
-    with tempfile.TemporaryDirectory() as folder:
-        save_model(model, folder)
-        return whole(type(reference).from_pretrained(folder).eval(), model)
-
-
-def in_bfloat16(reference: Any, model: Decoder) -> float:
+def in_bfloat16(case: Case) -> float:
     """Both sides rounded."""
-    return whole(copy.deepcopy(reference).bfloat16(), copy.deepcopy(model).bfloat16())
+    return _most(case.theirs(rounded(case.reference)), case.ours(rounded(case.model)))
 
 
-def theirs_in_bfloat16(reference: Any, model: Decoder) -> float:
+def theirs_in_bfloat16(case: Case) -> float:
     """transformers rounded against transformers in full."""
-    ids = ref.documents(LENGTH)[0]
-    return _most(ref.their_output(reference, ids), ref.their_output(copy.deepcopy(reference).bfloat16(), ids))
+    return _most(case.theirs(case.reference), case.theirs(rounded(case.reference)))
 
 
-def ours_in_bfloat16(reference: Any, model: Decoder) -> float:
+def ours_in_bfloat16(case: Case) -> float:
     """Ours rounded against ours in full."""
-    batch = ref.batch_of([ref.documents(LENGTH)])
-    rounded = ref.our_output(copy.deepcopy(model).bfloat16(), batch)
-    return _most(ref.our_output(model, batch)[0, :LENGTH], rounded[0, :LENGTH])
+    return _most(case.ours(case.model), case.ours(rounded(case.model)))
+
+
+def rounded(model: Any) -> Any:
+    """A copy in bfloat16."""
+    return copy.deepcopy(model).bfloat16()
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
 def _most(theirs: torch.Tensor, ours: torch.Tensor) -> float:
@@ -97,31 +169,73 @@ def _most(theirs: torch.Tensor, ours: torch.Tensor) -> float:
     return float((theirs.float() - ours.float()).abs().max())
 
 
-MODES: dict[str, Callable[[Any, Decoder], float | None]] = {
+MODES: dict[str, Callable[[Case], float | None]] = {
     "whole": whole,
     "packed": packed,
     "cached": cached,
-    "saved": saved,
     "bfloat16": in_bfloat16,
-    "(theirs)": theirs_in_bfloat16,
-    "(ours)": ours_in_bfloat16,
+    "theirs": theirs_in_bfloat16,
+    "ours": ours_in_bfloat16,
 }
 
 
+def reference_of(name: str) -> Any:
+    """transformers' tiny random model, with towers or embedders where the form has them."""
+    if name in media.MEDIA:
+        return media.random_reference(name)
+    architecture = ref.ARCHITECTURES[name]
+    if name != UNIFIED:
+        return ref.random_reference(architecture)
+    px, frame = {"patch_size": 4, "pooling_kernel_size": 3}, media.SOUND.audio_embed_dim
+    config = transformers.Gemma4UnifiedConfig(
+        text_config=ref._TEXT | architecture.text,
+        vision_config=px | {"mm_embed_dim": 24, "mm_posemb_size": 64, "output_proj_dims": 24},
+        audio_config={"audio_embed_dim": frame},
+        image_token_id=media.IMAGE,
+        audio_token_id=media.AUDIO,
+        video_token_id=media.VIDEO,
+    )
+    torch.manual_seed(0)
+    model = transformers.Gemma4UnifiedForConditionalGeneration._from_config(config, attn_implementation="eager").eval()
+    scales = {key: tensor.clone() for key, tensor in model.named_buffers() if "embed_scale" in key}
+    randomise(model)
+    with torch.no_grad():
+        for key, tensor in model.named_parameters():
+            if "q_norm" in key or "k_norm" in key:
+                tensor.mul_(0.5)
+        for key, tensor in model.named_buffers():
+            if key in scales:
+                tensor.copy_(scales[key])
+            elif key.endswith("layer_scalar"):
+                tensor.fill_(0.7 + 0.3 * torch.rand(()).item())
+    return model
+
+
+def readable(config: ModelConfig) -> dict[str, list[media.Item]]:
+    """The documents that a model can read."""
+    sees, hears = config.vision is not None, config.audio is not None
+    assert not sees or config.vision.patch_dim == media.VISION.patch_dim
+    kinds = {"t"} | ({"i", "v"} if sees else set()) | ({"a"} if hears else set())
+    found = {name: [item for item in items if item[0] in kinds] for name, items in DOCUMENTS.items()}
+    needed = {"image": "i", "several images": "i", "audio": "a", "video": "v", "interleaved": "i"}
+    return {name: items for name, items in found.items() if needed.get(name, "t") in kinds}
+
+
 @torch.inference_mode()
-def main() -> None:
+def main(names: list[str]) -> None:
     """Print the table, a row as soon as it is known."""
     transformers.utils.logging.disable_progress_bar()
-    width = max(map(len, ref.ARCHITECTURES))
-    print(f"{'':{width}}  " + "  ".join(f"{name:>8}" for name in MODES))
-    for name, architecture in ref.ARCHITECTURES.items():
-        reference = ref.random_reference(architecture)
+    print(f"| checkpoint | document | {' | '.join(MODES)} |\n|---|---|{'---:|' * len(MODES)}", flush=True)
+    for name in names or ref.ARCHITECTURES:
+        reference = reference_of(name)
         with tempfile.TemporaryDirectory() as folder:
             model = load_model(ref.write(reference, Path(folder)))
-        found = [mode(reference, model) for mode in MODES.values()]
-        figures = "  ".join(f"{'-' if value is None else format(value, '.1e'):>8}" for value in found)
-        print(f"{name:{width}}  {figures}", flush=True)
+        for document, items in readable(model.config).items():
+            case = Case(name, reference, model, items)
+            found = [mode(case) for mode in MODES.values()]
+            figures = " | ".join("-" if value is None else format(value, ".1e") for value in found)
+            print(f"| {name} | {document} | {figures} |", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -36,6 +36,7 @@ Castor reads text, pictures, sound, video and pages, and writes text and picture
   castor speedrun                                  train a small model from nothing on this machine
   castor eval --limit 50                           score every ability, with chance beside it
   castor pull google/gemma-4-E2B-it                fetch a published model, then: castor chat --model NAME
+  castor embed --model NAME "a red dog" --image a.png   vectors of texts and files, by a model that makes them
 """
 
 GENERATE = """\
@@ -109,17 +110,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def in_order(argv: list[str]) -> list[str]:
-    """`generate`'s bare words as --text options, so that words and files keep the order they were written in.
+    """The bare words of `generate` and `embed` as --text options: words and files keep the order they were written in.
 
     ["generate", "hello", "--image", "a.png"] -> ["generate", "--text=hello", "--image", "a.png"]
     """
-    if argv[:1] != ["generate"]:
+    if argv[:1] not in (["generate"], ["embed"]):
         return argv
     kept, words = argv[:1], iter(argv[1:])
     for word in words:
         if word == "--":
             kept += [f"--text={rest}" for rest in words]
-        elif word in FLAGS or (word.startswith("--") and "=" in word):
+        elif word in (*FLAGS, "--together") or (word.startswith("--") and "=" in word):
             kept.append(word)
         elif word.startswith("--"):
             kept += [word, *[value for value in [next(words, None)] if value is not None]]

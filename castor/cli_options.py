@@ -40,8 +40,8 @@ def demo_options(parser: Any) -> None:
     model_option(parser)
 
 
-def generate_options(parser: Any) -> None:
-    """castor generate."""
+def prompt_options(parser: Any) -> None:
+    """Words and files, in the order in which they are written."""
     parser.add_argument("--text", action=_AddPart, dest="parts", metavar="PROMPT", help="words; --text may be left out")
     for kind in MEDIA:
         parser.add_argument(
@@ -51,9 +51,24 @@ def generate_options(parser: Any) -> None:
             metavar="FILE",
             help=f"{_article(kind)} to show; may be repeated",
         )
+
+
+def generate_options(parser: Any) -> None:
+    """castor generate."""
+    prompt_options(parser)
     parser.add_argument("--out", metavar="FILE", help="where a drawn picture goes (default: drawing.png, a free name)")
     model_option(parser)
     sampling_options(parser)
+
+
+def embed_options(parser: Any) -> None:
+    """castor embed."""
+    prompt_options(parser)
+    parser.add_argument("--together", action="store_true", help="one vector of all of it (default: one of each)")
+    parser.add_argument("--task", metavar="NAME", help="what for, by the checkpoint's names: Retrieval-query, ...")
+    parser.add_argument("--dimensions", type=whole, metavar="N", help="keep the first N numbers (default: all)")
+    parser.add_argument("--out", metavar="FILE.npy", help="write a float32 array instead of JSON lines")
+    model_option(parser)
 
 
 def eval_options(parser: Any) -> None:

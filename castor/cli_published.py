@@ -1,7 +1,10 @@
-"""The verbs for published models: pull and export. A part of `cli.py`."""
+"""The verbs for published models: pull, export and embed. A part of `cli.py`."""
 
+import json
 from collections.abc import Callable
 from typing import Any
+
+from castor.cli_options import embed_options
 
 PULL = """\
 Fetches a published model from the Hugging Face Hub: weights as safetensors, JSON, tokenizer; never pickle or code.
@@ -15,10 +18,23 @@ mirror, HF_TOKEN is for gated models, HF_HOME moves the cache, HF_HUB_OFFLINE=1 
 """
 
 
+EMBED = """\
+Vectors of texts and files, one for each in the order you write them, as JSON lines; all of them are in one space.
+
+  castor embed --model google/embeddinggemma-2 "a red circle" --image photo.png --audio words.wav
+  castor embed --model FOLDER --task Retrieval-query "what is red?" --dimensions 256
+  castor embed --model FOLDER --together --image photo.png "the same in winter" --out vector.npy
+"""
+_EMBED_USAGE = "castor embed [TEXT | --image FILE | --audio FILE | --video FILE | --document FILE]... [options]"
+
+
 def add_published_verbs(verb: Callable[..., Any]) -> None:
-    """Add both to the command line; `verb` makes one of a name, what it runs, a summary and a text."""
+    """Add them to the command line; `verb` makes one of a name, what it runs, a summary and a text."""
     _pull_options(verb("pull", run_pull, "fetch a published model from the Hugging Face Hub", PULL))
     _export_options(verb("export", run_export, "write a published model's text decoder as GGUF, for llama.cpp"))
+    embed_options(
+        verb("embed", run_embed, "vectors of texts and files, to compare and to search by", EMBED, usage=_EMBED_USAGE)
+    )
 
 
 def _pull_options(parser: Any) -> None:
@@ -46,3 +62,29 @@ def run_export(arguments: Any) -> None:
     from castor.engine.published import export_gguf
 
     print(export_gguf(find_folder(arguments.model), arguments.gguf, kind=arguments.type))
+
+
+def run_embed(arguments: Any) -> None:
+    """castor embed: files and the name of `--out` are checked before the model is loaded."""
+    if not arguments.parts:
+        raise ValueError('nothing to embed; try: castor embed --model FOLDER "a red circle" --image photo.png')
+    if arguments.out and not arguments.out.endswith(".npy"):
+        raise ValueError(f"--out {arguments.out}: vectors are written as .npy")
+    import numpy as np
+
+    import castor
+    from castor.demo.say import part_of
+
+    parts = [part_of(kind, value) for kind, value in arguments.parts]
+    names = [value for _, value in arguments.parts]
+    model = castor.load(arguments.model, adapter=arguments.adapter)
+    prompts = [parts] if arguments.together else [[part] for part in parts]
+    vectors_NE = model.embed(*prompts, dimensions=arguments.dimensions, task=arguments.task).numpy()
+    if arguments.out:
+        np.save(arguments.out, vectors_NE)
+        print(arguments.out)
+        return
+    for given, vector_E in zip([names] if arguments.together else names, vectors_NE, strict=True):
+        print(
+            json.dumps({"prompt": given, "vector": [float(f"{value:.7g}") for value in vector_E]}, ensure_ascii=False)
+        )

@@ -213,15 +213,21 @@ class Video(Media):
         assert self._made_from is not None
         return video.encode_mp4(*self._made_from)
 
-    def clip(self, limits: Limits | None = None, num_frames: int = 16, fps: float | None = None) -> Clip:
+    def clip(
+        self,
+        limits: Limits | None = None,
+        num_frames: int = 16,
+        fps: float | None = None,
+        choose: video.ChooseFrames | None = None,
+    ) -> Clip:
         """`num_frames` equally spaced frames, or `fps` frames a second, and the sound track; not cached.
 
-        No stored frame is given twice, so that a short video gives fewer.
+        No stored frame is given twice, so that a short video gives fewer. `choose` names frames by another rule.
         """
         limits = limits or self.limits
         if self._made_from is not None:
-            return video.clip_of_frames(*self._made_from, self.name, limits, num_frames, fps)
-        return video.decode_video(self.data, self.name, limits, num_frames, fps)
+            return video.clip_of_frames(*self._made_from, self.name, limits, num_frames, fps, choose)
+        return video.decode_video(self.data, self.name, limits, num_frames, fps, choose)
 
 
 class Document(Media):

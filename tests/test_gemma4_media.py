@@ -88,8 +88,8 @@ def documents_of(name: str) -> dict[str, list[Item]]:
     }
 
 
-def random_reference(name: str) -> Any:
-    """A transformers model with towers, every tensor of which is far from its initial value.
+def random_reference(name: str, *, tokens: dict[str, int] | None = None, **text: Any) -> Any:
+    """A transformers model with towers, every tensor of which is far from its initial value; `text` changes its config.
 
     Its text side is shallower than in the tests of text: every layer makes the rounding errors of the towers larger.
     """
@@ -98,12 +98,10 @@ def random_reference(name: str) -> Any:
     if "num_kv_shared_layers" in architecture.text:
         shallow["num_kv_shared_layers"] = 3
     config = getattr(transformers, architecture.config)(
-        text_config=ref._TEXT | architecture.text | shallow,
+        text_config=ref._TEXT | architecture.text | shallow | text,
         vision_config=vision.to_hf(),
         audio_config=None if sound is None else sound.to_hf(),
-        image_token_id=IMAGE,
-        audio_token_id=AUDIO,
-        video_token_id=VIDEO,
+        **(tokens or {"image_token_id": IMAGE, "audio_token_id": AUDIO, "video_token_id": VIDEO}),
     )
     torch.manual_seed(0)
     model = getattr(transformers, architecture.model)._from_config(config, attn_implementation="eager").eval()

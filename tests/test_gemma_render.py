@@ -14,7 +14,7 @@ import pytest
 from castor.calls import FunctionCall, FunctionResponse
 from castor.content import Audio, Image, Message, Text, Video
 from castor.tokens.gemma import GemmaRenderer, TurnStyle
-from castor.tokens.gemma_calls import declarations, read_call, write_call
+from castor.tokens.gemma_calls import Mark, declarations, read_call, write_call
 from castor.tokens.text_json import load_tokenizer
 
 gemma_turns = pytest.importorskip("gemma_turns")
@@ -152,8 +152,6 @@ def test_media_are_those_of_the_processor(folder: Path, theirs: Any, margin: str
 
 def test_features_that_do_not_match_their_places_are_refused(folder: Path) -> None:
     sound = Message.user(Audio.from_samples(np.zeros(1600, np.float32)))
-    ours = GemmaRenderer(load_tokenizer(folder), 704, sound_features=lambda s: np.zeros((7, 640), np.float32))
-    assert len(ours.encode([sound]).frames_SF) == 7
     values = json.loads(published.tokenizer_json())
     values["added_tokens"] = [token for token in values["added_tokens"] if token["content"] != "<|audio|>"]
     from castor.tokens.text_json import JsonTokenizer
@@ -203,10 +201,10 @@ def test_targets_are_what_the_model_says(renderer: GemmaRenderer) -> None:
 )
 def test_replies_come_back(renderer: GemmaRenderer, parts: tuple[Any, ...]) -> None:
     """What a model would say for these parts, with thoughts shown as they are when it says them."""
-    from castor.tokens.gemma import _GemmaWriter
     from castor.tokens.gemma_calls import Mark
+    from castor.tokens.gemma_media import GemmaWriter
 
-    writer = _GemmaWriter(renderer)
+    writer = GemmaWriter(renderer)
     for part in parts:
         if isinstance(part, FunctionCall):
             writer.write([Mark("<|tool_call>"), *write_call(part), Mark("<tool_call|>")])
@@ -218,6 +216,17 @@ def test_replies_come_back(renderer: GemmaRenderer, parts: tuple[Any, ...]) -> N
     assert renderer.decode(ids) == parts
     for stop in sorted(renderer.stop_ids):
         assert renderer.decode([*ids, stop, *ids]) == parts
+
+
+def test_a_streamed_reply_may_begin_with_a_call(renderer: GemmaRenderer) -> None:
+    from castor.engine.stream import PartStream
+    from castor.tokens.gemma_media import GemmaWriter
+
+    writer, stream = GemmaWriter(renderer), PartStream(renderer, ())
+    writer.write([Mark("<|tool_call>"), *write_call(gemma_turns.CALL), Mark("<tool_call|>"), "Then."])
+    given = [part for token_id in writer.finish().ids_T.tolist() for part in stream.take(token_id)]
+    given += stream.finish()
+    assert given[0] == gemma_turns.CALL and "".join(part.text for part in given[1:]) == "Then."
 
 
 def test_a_call_that_breaks_off_stays_text(renderer: GemmaRenderer) -> None:

@@ -238,3 +238,14 @@ def test_weights_are_never_twice_in_memory(tmp_path: Path, dtype: str) -> None:
     peak = int(result.stdout) * 1024
     loaded = on_disk if dtype == "float32" else on_disk // 2
     assert peak < 1.5 * loaded, f"peak {peak / 1e6:.0f} MB for {loaded / 1e6:.0f} MB of weights"
+
+
+@pytest.mark.parametrize("name", ["Gemma4Config", "Gemma4UnifiedConfig", "EmbeddingGemma2Config"])
+def test_every_field_that_transformers_writes_is_known(name: str, tmp_path: Path) -> None:
+    """All fields of all parts, defaults too: what published config.json files are made of."""
+    transformers = pytest.importorskip("transformers")
+    parts = ("text_config", "vision_config", "audio_config")
+    config = getattr(transformers, name)(**{part: {} for part in parts})
+    (tmp_path / "config.json").write_text(config.to_json_string(use_diff=False))
+    loaded = load_config(tmp_path)
+    assert loaded.vision is not None and loaded.audio is not None

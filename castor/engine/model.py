@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from castor.checkpoint import load_json, save_json, write_atomically
 from castor.config import from_dict, to_dict
 from castor.content import Message, Part
+from castor.engine.embed import embed_sequences
 from castor.engine.engine import Engine, EngineConfig
-from castor.engine.published import load_published, save_published
+from castor.engine.published import draws, load_published, save_published
 from castor.engine.request import Request
 from castor.engine.sample import SamplingConfig
 from castor.engine.stream import part_stream
@@ -25,6 +27,7 @@ from castor.models.load import load_model, save_model
 from castor.nn.lora import merge_adapters
 from castor.runtime import pick_device
 from castor.tokens.batch import Batch
+from castor.tokens.embedding import EmbeddingRenderer
 from castor.tokens.gemma import GemmaRenderer
 from castor.tokens.pack import collate
 from castor.tokens.render import RenderConfig, Renderer
@@ -74,7 +77,7 @@ def find_folder(name: str | Path) -> Path:
 
 
 class Model:
-    """A model ready to answer: `generate`, `stream`, `logits`.
+    """A model ready to answer (`generate`, `stream`, `logits`) or to make vectors (`embed`).
 
     A prompt is a text, a part, a list of texts and parts (one user message), a message, or a list of messages.
     """
@@ -105,8 +108,8 @@ class Model:
         """The model that `save` wrote to `folder`, or a published checkpoint."""
         folder = Path(folder)
         dtype = _dtype(precision)
-        if not (folder / "castor.json").is_file():
-            return cls(*load_published(folder, device=device, dtype=dtype), None)
+        if not (folder / "castor.json").is_file() or draws(folder):
+            return cls._load_published(folder, device, dtype)
         about = load_json(folder / "castor.json")
         if not isinstance(about, dict) or not all(isinstance(about.get(key), dict) for key in ("space", "renderer")):
             raise ValueError(f"{folder / 'castor.json'}: needs the objects space and renderer")
@@ -114,9 +117,7 @@ class Model:
             raise ValueError(
                 f"{folder / 'castor.json'}: renderer.{missing[0]} is missing; media would be laid out anew"
             )
-        codec = None
-        if (folder / "codec.safetensors").is_file():
-            codec = ImageCodec.load(folder).to(device).eval()
+        codec = _codec(folder, device)
         space = from_dict(IdSpace, about["space"])
         renderer = Renderer(
             Tokenizer.load(folder),
@@ -133,18 +134,29 @@ class Model:
             )
         return cls(decoder, renderer, codec, card=about.get("card", {}))
 
+    @classmethod
+    def _load_published(cls, folder: Path, device: str, dtype: torch.dtype) -> Model:
+        decoder, renderer = load_published(folder, device=device, dtype=dtype)
+        codec, num_codes = _codec(folder, device), renderer.space.num_codes
+        if num_codes != (0 if codec is None else codec.config.num_codes):
+            raise ValueError(f"{folder}: {num_codes} image codes, and no codec of so many beside them")
+        if codec is None:
+            return cls(decoder, renderer, None)
+        renderer.encode_image, renderer.decode_image = codec.encode, codec.decode
+        return cls(decoder, renderer, codec, card=load_json(folder / "castor.json").get("card", {}))
+
     def save(self, folder: str | Path, *, precision: str = "bfloat16") -> None:
         """Write everything to `folder`: Hugging Face layout, with castor.json, tokenizer and codec beside it."""
         folder = Path(folder)
         dtype = _dtype(precision)
         folder.mkdir(parents=True, exist_ok=True)
         save_model(self.decoder, folder, dtype=dtype)
-        if isinstance(self.renderer, GemmaRenderer):
-            save_published(self.renderer, folder)
-            return
-        write_atomically(folder / self.tokenizer.FILE, self.tokenizer.model)
         if self.codec is not None:
             self.codec.save(folder)
+        if isinstance(self.renderer, GemmaRenderer):
+            save_published(self.renderer, folder, self.card)
+            return
+        write_atomically(folder / self.tokenizer.FILE, self.tokenizer.model)
         about = {
             "space": to_dict(self.renderer.space),
             "renderer": to_dict(self.renderer.config),
@@ -217,9 +229,29 @@ class Model:
         batch: Batch = collate([[sequence]], len(sequence)).to(self.device)
         return self.decoder(batch)[0].float()
 
-    def embed(self, *prompts: Prompt, **options: Any) -> torch.Tensor:
-        """Reserved for embedding models: this checkpoint has no embedding head, so it raises ValueError."""
-        raise ValueError("this checkpoint has no embedding head; it writes, but does not embed")
+    @torch.inference_mode()
+    def embed(self, *prompts: Prompt, dimensions: int | None = None, task: str | None = None) -> torch.Tensor:
+        """One vector of length 1 for every prompt, float32 [N, E] on the CPU, whatever mix of media a prompt is.
+
+        `dimensions` keeps that many numbers of each, made a vector of length 1 again (Matryoshka, Kusupati et al.
+        2022). `task` is the checkpoint's name for what the vectors are for, such as "Retrieval-query"; it puts the
+        checkpoint's own words before a prompt's text. ValueError where the model has no head for it, or not these.
+
+        >>> model.embed("a red circle", [castor.Image("photo.png")], dimensions=256)
+        """
+        most = self.decoder.config.text.embedding_dim
+        if most is None or not isinstance(self.renderer, EmbeddingRenderer):
+            raise ValueError("this checkpoint has no embedding head; it writes, but does not embed")
+        if dimensions is not None and not 1 <= dimensions <= most:
+            raise ValueError(f"dimensions={dimensions} must be from 1 to {most}, the numbers in this model's vectors")
+        sequences = [self.renderer.encode_task(_messages(prompt), task) for prompt in prompts]
+        vectors_NE = embed_sequences(self.decoder, sequences, self.device)
+        return vectors_NE if dimensions is None else F.normalize(vectors_NE[:, :dimensions], dim=-1)
+
+
+def _codec(folder: Path, device: str) -> ImageCodec | None:
+    """The image codec beside a model, where there is one."""
+    return ImageCodec.load(folder).to(device).eval() if (folder / "codec.safetensors").is_file() else None
 
 
 def _dtype(precision: str) -> torch.dtype:

@@ -1,7 +1,8 @@
 """A published checkpoint, a plain folder in Hugging Face's layout, as decoder and renderer.
 
 What stands beside the weights says how to speak with them: `tokenizer.json`, the chat template (read for its style,
-never run), `processor_config.json` for the media, `generation_config.json` for ids that are never said.
+never run), `processor_config.json` for the media, `generation_config.json` for ids that are never said, and
+`config_sentence_transformers.json` for the tasks of a model that makes vectors.
 """
 
 from __future__ import annotations
@@ -13,20 +14,27 @@ from typing import Any
 
 import torch
 
-from castor.checkpoint import load_json, write_atomically
+from castor.checkpoint import save_json, write_atomically
+from castor.engine.processor import media_of, read_object, video_of
 from castor.models.config import ModelConfig
 from castor.models.decoder import Decoder
 from castor.models.load import load_config, load_model
-from castor.tokens.gemma import GEMMA_MEDIA, GemmaRenderer, TurnStyle
-from castor.tokens.render import RenderConfig
+from castor.tokens.embedding import EmbeddingRenderer
+from castor.tokens.gemma import GemmaRenderer, TurnStyle
+from castor.tokens.space import GemmaSpace
 from castor.tokens.text_json import JsonTokenizer, load_tokenizer
 
+ABOUT = "castor.json"
 # Files that are kept beside the weights when a published checkpoint is saved again.
 COMPANIONS = (
+    "1_Pooling/config.json",
     "chat_template.jinja",
+    "config_sentence_transformers.json",
     "generation_config.json",
+    "modules.json",
     "preprocessor_config.json",
     "processor_config.json",
+    "sentence_bert_config.json",
     "tokenizer_config.json",
 )
 # Ids in config.json and the special tokens they must be.
@@ -47,6 +55,8 @@ def load_published(
     """Decoder and renderer of a published checkpoint; ValueError names what is missing or does not fit."""
     config = load_config(folder)
     renderer = published_renderer(folder, config)
+    if drawing := read_object(folder, ABOUT).get("drawing"):
+        renderer.space = _drawing_space(folder, renderer.space, drawing, config.text.vocab_size)
     return load_model(folder, device=device, dtype=dtype), renderer
 
 
@@ -56,13 +66,14 @@ def published_renderer(folder: Path, config: ModelConfig) -> GemmaRenderer:
     if not isinstance(tokenizer, JsonTokenizer):
         raise ValueError(f"{folder}: a published checkpoint needs tokenizer.json beside its weights")
     try:
-        renderer = GemmaRenderer(
-            tokenizer,
-            config.text.vocab_size,
-            _media(folder, config),
-            TurnStyle.of_template(_template(folder)),
-            suppressed=_suppressed(folder, config.text.vocab_size),
-        )
+        media, video, num_ids = media_of(folder, config), video_of(folder, config), config.text.vocab_size
+        if config.family == "embedding_gemma2":
+            renderer: GemmaRenderer = EmbeddingRenderer(
+                tokenizer, num_ids, media, prompts=_prompts(folder), video=video
+            )
+        else:
+            style, suppressed = TurnStyle.of_template(_template(folder)), _suppressed(folder, num_ids)
+            renderer = GemmaRenderer(tokenizer, num_ids, media, style, suppressed=suppressed, video=video)
     except ValueError as error:
         raise ValueError(str(error) if str(folder) in str(error) else f"{folder}: {error}") from None
     for key, name in TOKEN_IDS.items():
@@ -73,8 +84,28 @@ def published_renderer(folder: Path, config: ModelConfig) -> GemmaRenderer:
     return renderer
 
 
-def save_published(renderer: GemmaRenderer, folder: Path) -> None:
-    """Write what stands beside the weights, as it was read."""
+def draws(folder: Path) -> bool:
+    """Whether this is a published checkpoint that was taught to draw: its castor.json says so."""
+    return "drawing" in read_object(folder, ABOUT)
+
+
+def _drawing_space(folder: Path, space: GemmaSpace, drawing: Any, vocab_size: int) -> GemmaSpace:
+    """The ids of a checkpoint that was taught to draw; ValueError where castor.json does not fit the weights."""
+    counts = [drawing.get(key) if isinstance(drawing, dict) else None for key in ("num_text", "num_codes")]
+    if not all(isinstance(count, int) and count > 0 for count in counts):
+        raise ValueError(f"{folder / ABOUT}: drawing={drawing!r} must state num_text and num_codes")
+    space = dataclasses.replace(space, num_text=counts[0], num_codes=counts[1])
+    if space.vocab_size != vocab_size:
+        raise ValueError(f"{folder / ABOUT}: {drawing} makes {space.vocab_size} ids, the decoder has {vocab_size}")
+    return space
+
+
+def save_published(renderer: GemmaRenderer, folder: Path, card: Mapping[str, Any]) -> None:
+    """Write what stands beside the weights, as it was read; of one that draws, also where its codes begin."""
+    space = renderer.space
+    if space.num_codes:
+        drawing = {"num_text": space.num_text, "num_codes": space.num_codes}
+        save_json(folder / ABOUT, {"drawing": drawing, "card": dict(card)})
     write_atomically(folder / renderer.tokenizer.FILE, renderer.tokenizer.model)
     for name, content in renderer.companions.items():
         write_atomically(folder / name, content)
@@ -97,48 +128,21 @@ def _template(folder: Path) -> str:
     """The text of the chat template; empty where the checkpoint has none (a base model)."""
     if (folder / "chat_template.jinja").is_file():
         return (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    template = _object(folder, "tokenizer_config.json").get("chat_template", "")
+    template = read_object(folder, "tokenizer_config.json").get("chat_template", "")
     return template if isinstance(template, str) else ""
 
 
-def _media(folder: Path, config: ModelConfig) -> RenderConfig:
-    """How media become tokens: the processor's files over the format's defaults, patches as the model takes them."""
-    processor = _object(folder, "processor_config.json")
-    image = {**_object(folder, "preprocessor_config.json"), **_part(processor, "image_processor")}
-    video = _part(processor, "video_processor")
-    known = {
-        "image_tokens": image.get("max_soft_tokens"),
-        "frame_tokens": video.get("max_soft_tokens"),
-        "num_frames": video.get("num_frames"),
-        "samples_per_token": _part(processor, "feature_extractor").get("audio_samples_per_token"),
-    }
-    for key, value in known.items():
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"{folder}: the processor states {value!r} for {key}; a whole number is needed")
-    media = dataclasses.replace(GEMMA_MEDIA, **{key: value for key, value in known.items() if value is not None})
-    if config.vision is not None:
-        sizes = {"patch_size": config.vision.patch_size, "pooling": config.vision.pooling_kernel_size}
-        media = dataclasses.replace(media, **sizes)
-    return media
+def _prompts(folder: Path) -> dict[str, str]:
+    """What Sentence Transformers writes before a text, by task; empty where the folder is not one of its own."""
+    name = "config_sentence_transformers.json"
+    prompts = read_object(folder, name).get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
+        raise ValueError(f"{folder / name}: prompts must be texts by name")
+    return prompts
 
 
 def _suppressed(folder: Path, vocab_size: int) -> tuple[int, ...]:
-    ids = _object(folder, "generation_config.json").get("suppress_tokens") or []
+    ids = read_object(folder, "generation_config.json").get("suppress_tokens") or []
     if not isinstance(ids, list) or not all(isinstance(i, int) and 0 <= i < vocab_size for i in ids):
         raise ValueError(f"{folder / 'generation_config.json'}: suppress_tokens={ids!r} are not ids of this model")
     return tuple(ids)
-
-
-def _object(folder: Path, name: str) -> dict[str, Any]:
-    """The JSON object in a file; empty where there is no such file."""
-    if not (folder / name).is_file():
-        return {}
-    value = load_json(folder / name)
-    if not isinstance(value, dict):
-        raise ValueError(f"{folder / name}: must be a JSON object")
-    return value
-
-
-def _part(values: Mapping[str, Any], key: str) -> dict[str, Any]:
-    part = values.get(key)
-    return part if isinstance(part, dict) else {}

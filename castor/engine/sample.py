@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from castor.tokens.gemma import GemmaSpace
-from castor.tokens.space import MAX_GRID, IdSpace
+from castor.tokens.space import MAX_GRID, GemmaSpace, IdSpace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,16 +72,12 @@ def pick(
 class Grammar:
     """What a reply may say next: text, the end, or a picture; a begun picture is held to its grid of codes."""
 
-    def __init__(self, space: IdSpace, *, may_draw: bool, max_cells: int = 1024) -> None:
+    def __init__(self, space: IdSpace | GemmaSpace, *, may_draw: bool, max_cells: int = 1024) -> None:
         self.space, self.max_cells = space, max_cells
-        allowed = torch.zeros(space.vocab_size, dtype=torch.bool)
-        text = allowed.clone()
-        text[4 : space.num_text] = True  # pad, end and beginning of sequence and the unknown piece are never said
-        text[space.special("<turn|>")] = True
-        text[space.special("<|draw>")] = may_draw
-        code = allowed.clone()
+        code = torch.zeros(space.vocab_size, dtype=torch.bool)
         code[space.first_code : space.end] = True
-        self._text, self._code = text, code
+        self._text, self._code = _sayable_V(space), code
+        self._text[space.special("<|draw>")] = may_draw
 
     def allowed_V(self, said: list[int]) -> torch.Tensor:
         """bool [V] after the ids `said` so far in this reply."""
@@ -123,13 +118,12 @@ class Grammar:
 
 
 class OpenGrammar:
-    """What a published checkpoint may say: every id but those that it suppresses itself. It draws nothing."""
+    """What a published checkpoint that draws nothing may say: every id but those that it suppresses itself."""
 
     max_cells = 0
 
     def __init__(self, space: GemmaSpace) -> None:
-        self._allowed = torch.ones(space.vocab_size, dtype=torch.bool)
-        self._allowed[list(space.suppressed)] = False
+        self._allowed = _sayable_V(space)
 
     def allowed_V(self, said: list[int]) -> torch.Tensor:
         """bool [V], whatever was said so far."""
@@ -144,6 +138,20 @@ class OpenGrammar:
         return False
 
 
+def _sayable_V(space: IdSpace | GemmaSpace) -> torch.Tensor:
+    """bool [V]: the ids outside drawings."""
+    allowed_V = torch.zeros(space.vocab_size, dtype=torch.bool)
+    if isinstance(space, GemmaSpace):
+        allowed_V[: space.num_text] = True
+        allowed_V[list(space.suppressed)] = False
+    else:
+        allowed_V[4 : space.num_text] = True  # pad, end and beginning of sequence and the unknown piece are never said
+        allowed_V[space.special("<turn|>")] = True
+    return allowed_V
+
+
 def grammar_of(space: IdSpace | GemmaSpace, *, may_draw: bool) -> Grammar | OpenGrammar:
     """The grammar of replies in this id space."""
-    return OpenGrammar(space) if isinstance(space, GemmaSpace) else Grammar(space, may_draw=may_draw)
+    if isinstance(space, GemmaSpace) and not space.num_codes:
+        return OpenGrammar(space)
+    return Grammar(space, may_draw=may_draw)

@@ -71,7 +71,7 @@ def _overlap(text: str, word: str) -> int:
 
 
 class PartStream:
-    """Replies of published checkpoints: texts and thoughts piece by piece, a function call once it is finished."""
+    """Replies of published checkpoints: texts and thoughts piece by piece, calls and pictures whole."""
 
     def __init__(self, renderer: GemmaRenderer, stop: tuple[str, ...]) -> None:
         self.renderer, self.stop = renderer, stop
@@ -82,7 +82,7 @@ class PartStream:
         """What one more id makes certain."""
         self.ids.append(token_id)
         *finished, last = self.renderer.decode(self.renderer.tokenizer.settled(self.ids)) or (Text(""),)
-        yield from self._give(finished)
+        yield from self._give([*finished, last] if isinstance(last, Image) else finished)
         if isinstance(last, Text) and not last.text.startswith("<|tool_call>"):
             certain = last.text.rstrip("\ufffd\n")
             held = max((_overlap(certain, word) for word in self.stop), default=0)
@@ -97,6 +97,8 @@ class PartStream:
         for at, part in enumerate(cut(tuple(parts), self.stop)):
             before = self.given[at] if at < len(self.given) else None
             if before is None:
+                if part == Text(""):  # nothing yet: a call or a picture may still come in its place
+                    break
                 self.given.append(part)
             elif isinstance(part, Text) and isinstance(before, Text) and len(part.text) > len(before.text):
                 self.given[at] = part

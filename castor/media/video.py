@@ -5,7 +5,7 @@ second decodes forward once, skipping what no wanted frame needs. Animated GIFs 
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -28,6 +28,8 @@ from castor.media.whole import check_whole
 if TYPE_CHECKING:
     import av
 
+# (frames that are stored, duration in s) -> indices of those wanted, never falling; a frame may be wanted twice.
+ChooseFrames = Callable[[int, float], np.ndarray]
 SAME_TIME_S = 1e-4  # times closer than this are one, since containers round them
 SEEKABLE_FORMATS = ("mp4", "matroska")  # the others have no index, or none to be trusted
 DEFAULT_GIF_FRAME_S = 0.1  # what browsers make of a GIF frame without a duration
@@ -52,11 +54,12 @@ def decode_video(
     limits: Limits | None = None,
     num_frames: int = 16,
     fps: float | None = None,
+    choose: ChooseFrames | None = None,
 ) -> Clip:
-    """A clip of `num_frames` equally spaced frames, or of `fps` frames a second.
+    """A clip of `num_frames` equally spaced frames, of `fps` frames a second, or of those that `choose` names.
 
-    No stored frame is given twice, so that a short video gives fewer. Frames are turned upright and scaled
-    down to `limits.max_frame_px`. Raises MediaError.
+    Unless `choose` does so, no stored frame is given twice, so that a short video gives fewer. Frames are turned
+    upright and scaled down to `limits.max_frame_px`. Raises MediaError.
     """
     limits = limits or Limits()
     check_sampling(num_frames, fps)
@@ -65,14 +68,17 @@ def decode_video(
     limits.check("max_bytes", len(data), name, f"the file has {len(data)} bytes")
     kind = sniff(data)
     if kind == "image/gif":
-        return _decode_gif(data, name, limits, num_frames, fps)
+        return _decode_gif(data, name, limits, num_frames, fps, choose)
     if kind not in LIBAV_FORMATS or not kind.startswith("video/"):
         raise MediaError(f"{name}: not a known kind of video ({kind or data[:8]!r})")
     check_whole(data, kind, name)
     with decoding(name, "video", libav_errors()):
         starts_s, keys, duration_s = _frame_times(data, name, limits, LIBAV_FORMATS[kind])
-        wanted = choose_frames(starts_s - starts_s[0], duration_s, num_frames, fps, name, limits)
-        frames_FHWC, times_s = _decode_frames(data, name, limits, LIBAV_FORMATS[kind], starts_s[wanted], keys)
+        wanted = choose_frames(starts_s - starts_s[0], duration_s, num_frames, fps, name, limits, choose)
+        shown, again = np.unique(wanted, return_inverse=True)
+        frames_FHWC, times_s = _decode_frames(data, name, limits, LIBAV_FORMATS[kind], starts_s[shown], keys)
+        if len(shown) < len(wanted) and len(frames_FHWC) == len(shown):
+            frames_FHWC, times_s = frames_FHWC[again], times_s[again]
     return Clip(
         frames_FHWC=frames_FHWC,
         times_s=np.maximum(times_s - starts_s[0], 0.0),
@@ -90,13 +96,21 @@ def check_sampling(num_frames: int, fps: float | None) -> None:
 
 
 def choose_frames(
-    starts_s: np.ndarray, duration_s: float, num_frames: int, fps: float | None, name: str, limits: Limits
+    starts_s: np.ndarray,
+    duration_s: float,
+    num_frames: int,
+    fps: float | None,
+    name: str,
+    limits: Limits,
+    choose: ChooseFrames | None = None,
 ) -> np.ndarray:
     """Indices [F], rising, of the frames shown at the wanted times; `starts_s` [N] begins at 0.
 
     Equally spaced means the middles of `num_frames` equal spans; by rate means 0, 1/fps, 2/fps, ...
     """
-    if fps is None and num_frames >= len(starts_s):
+    if choose is not None:
+        wanted = choose(len(starts_s), duration_s)
+    elif fps is None and num_frames >= len(starts_s):
         wanted = np.arange(len(starts_s))
     elif fps is None:
         wanted_s = (np.arange(num_frames) + 0.5) * (duration_s / num_frames)
@@ -211,7 +225,9 @@ def _upright_rgb(frame: "av.VideoFrame", name: str, limits: Limits, num_frames: 
     return np.ascontiguousarray(np.rot90(pixels_HWC, round(frame.rotation / 90) % 4))
 
 
-def _decode_gif(data: bytes, name: str, limits: Limits, num_frames: int, fps: float | None) -> Clip:
+def _decode_gif(
+    data: bytes, name: str, limits: Limits, num_frames: int, fps: float | None, choose: ChooseFrames | None
+) -> Clip:
     with open_picture(data, name, limits) as picture:
         spans_s: list[float] = []
         for index in range(getattr(picture, "n_frames", 1)):
@@ -220,7 +236,7 @@ def _decode_gif(data: bytes, name: str, limits: Limits, num_frames: int, fps: fl
             spans_s.append((picture.info.get("duration") or 0) / 1000 or DEFAULT_GIF_FRAME_S)
         starts_s, duration_s = np.concatenate([[0.0], np.cumsum(spans_s)[:-1]]), float(np.sum(spans_s))
         limits.check("max_seconds", duration_s, name, f"the animation lasts {duration_s:.1f} s")
-        wanted = choose_frames(starts_s, duration_s, num_frames, fps, name, limits)
+        wanted = choose_frames(starts_s, duration_s, num_frames, fps, name, limits, choose)
         scale = min(1.0, limits.max_frame_px / max(picture.size))
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         total = len(wanted) * size[0] * size[1]
@@ -241,12 +257,13 @@ def clip_of_frames(
     limits: Limits,
     num_frames: int,
     fps: float | None,
+    choose: ChooseFrames | None = None,
 ) -> Clip:
     """What `decode_video` gives, straight from arrays: frame i is shown at i / frame_rate seconds."""
     check_sampling(num_frames, fps)
     starts_s, duration_s = np.arange(len(frames_FHWC)) / frame_rate, len(frames_FHWC) / frame_rate
     limits.check("max_seconds", duration_s, name, f"the video lasts {duration_s:.1f} s")
-    wanted = choose_frames(starts_s, duration_s, num_frames, fps, name, limits)
+    wanted = choose_frames(starts_s, duration_s, num_frames, fps, name, limits, choose)
     total = len(wanted) * frames_FHWC[0].size // 3
     limits.check("max_total_pixels", total, name, f"{len(wanted)} frames have {total} pixels")
     return Clip(

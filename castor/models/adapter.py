@@ -64,7 +64,7 @@ def save_adapter(model: nn.Module, folder: str | Path, config: LoraConfig, base:
         "lora_alpha": config.alpha,
         "lora_dropout": config.dropout,
         "use_rslora": config.rank_stable,
-        "target_modules": _target_names(found, config),
+        "target_modules": _target_names(model, found, config),
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
@@ -75,9 +75,13 @@ def save_adapter(model: nn.Module, folder: str | Path, config: LoraConfig, base:
     save_tensors(folder / WEIGHTS, tensors)
 
 
-def _target_names(found: Mapping[str, nn.Module], config: LoraConfig) -> list[str]:
-    """The targets as they were given, where they are names' last parts; else every layer's whole name."""
-    if all("." not in target for target in config.targets):
+def _target_names(model: nn.Module, found: Mapping[str, nn.Module], config: LoraConfig) -> list[str]:
+    """The targets as they were given, where they name what is adapted and nothing else; else every layer's whole name.
+
+    PEFT takes "q_proj" for the layers of a media tower, too, whose bounded maps it cannot adapt.
+    """
+    named = [name for name, _ in model.named_modules() if any(is_target(name, target) for target in config.targets)]
+    if set(named) == set(found) and all("." not in target for target in config.targets):
         return sorted(config.targets)
     return [f"model.{name}" for name in found]
 

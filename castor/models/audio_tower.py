@@ -21,7 +21,7 @@ from castor.nn.clipped import ClippedLinear
 from castor.nn.norm import RMSNorm
 
 COLUMNS = 4  # log-mel columns of 10 ms in one token: two convolutions that each halve the rate
-_ONLY: dict[str, tuple[Any, ...]] = {"hidden_act": ("silu",)}
+ONLY: dict[str, tuple[Any, ...]] = {"hidden_act": ("silu",)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ class AudioTowerConfig:
     @staticmethod
     def from_hf(values: Mapping[str, Any]) -> AudioTowerConfig:
         """The `audio_config` of a `config.json`; ValueError names a field that asks for what is not implemented."""
-        return from_foreign(AudioTowerConfig, values, _ONLY, "audio_config.")
+        return from_foreign(AudioTowerConfig, values, ONLY, "audio_config.")
 
     def to_hf(self) -> dict[str, Any]:
         """The `audio_config` of a `config.json`."""

@@ -8,48 +8,58 @@ models"), each with a little noise of its own so that they can part.
 from __future__ import annotations
 
 import dataclasses
+from typing import TypeVar
 
 import torch
 
 from castor.models.decoder import Decoder
-from castor.tokens.space import MAX_GRID, IdSpace
+from castor.tokens.space import DRAWING, MAX_GRID, DrawnIds
 
 NOISE = 0.05  # of the old rows' spread
+PER_LAYER = "language_model.ple.embed_tokens_per_layer.weight"
+Space = TypeVar("Space", bound=DrawnIds)
 
 
 @torch.no_grad()
 def extended_decoder(decoder: Decoder, num_ids: int, num_known: int, seed: int = 0) -> Decoder:
     """The decoder with an embedding table of `num_ids` rows, the first `num_known` of them as they were.
 
-    Logits of the known ids are what they were: new rows change no other number. ValueError where ids would be lost.
+    Logits of the known ids are what they were: new rows change no other number. A table of per-layer inputs grows by
+    its mean. ValueError where ids would be lost.
     """
     old_VD = decoder.output_weight_VD
     if num_ids < num_known or num_known > len(old_VD):
         raise ValueError(f"{num_ids} rows cannot hold the {num_known} known ones of a table of {len(old_VD)}")
-    config = dataclasses.replace(decoder.config, text=dataclasses.replace(decoder.config.text, vocab_size=num_ids))
+    sizes = {"vocab_size": num_ids}
     known_VD = old_VD[:num_known].float().cpu()
     generator = torch.Generator().manual_seed(seed)
     noise_VD = torch.randn(num_ids - num_known, known_VD.shape[1], generator=generator)
     new_VD = known_VD.mean(0) + NOISE * known_VD.std(0) * noise_VD
     tensors = dict(decoder.state_dict())
     tensors["language_model.embed_tokens.weight"] = torch.cat([old_VD[:num_known], new_VD.to(old_VD)])
+    if (known_rows := decoder.config.text.vocab_size_per_layer_input) is not None and known_rows < num_ids:
+        sizes["vocab_size_per_layer_input"] = num_ids
+        table_VF = tensors[PER_LAYER]
+        mean_1F = table_VF.mean(0, keepdim=True, dtype=torch.float32).to(table_VF)
+        tensors[PER_LAYER] = torch.cat([table_VF, mean_1F.expand(num_ids - known_rows, -1)])
+    config = dataclasses.replace(decoder.config, text=dataclasses.replace(decoder.config.text, **sizes))
     with torch.device("meta"):
         extended = Decoder(config)
     extended.load_state_dict(tensors, assign=True)
     return extended.requires_grad_(True).train(decoder.training)
 
 
-def drawing_space(space: IdSpace, num_codes: int) -> IdSpace:
+def drawing_space(space: Space, num_codes: int) -> Space:
     """The id space with `num_codes` image codes behind the ids there are; ValueError where it has codes already."""
     if space.num_codes:
         raise ValueError(f"this model has {space.num_codes} image codes already; it can draw, or needs its own codec")
     return dataclasses.replace(space, num_codes=num_codes)
 
 
-def drawing_ids(space: IdSpace) -> torch.Tensor:
+def drawing_ids(space: DrawnIds) -> torch.Tensor:
     """bool [V], true for the ids that only drawings use: their brackets, grid sizes and codes."""
     is_drawn_V = torch.zeros(space.vocab_size, dtype=torch.bool)
-    is_drawn_V[[space.special("<|draw>"), space.special("<draw|>")]] = True
+    is_drawn_V[[space.special(name) for name in DRAWING]] = True
     is_drawn_V[space.grid(1) : space.grid(MAX_GRID) + 1] = True
     is_drawn_V[space.first_code : space.end] = True
     return is_drawn_V

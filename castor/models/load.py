@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from castor.checkpoint import load_json, save_json, save_tensors
+from castor.models import audio_tower, vision_tower
 from castor.models.audio_tower import AudioTowerConfig
 from castor.models.config import AudioConfig, ModelConfig, VisionConfig
 from castor.models.decoder import Decoder
@@ -27,6 +29,7 @@ from castor.runtime import available_bytes
 
 __all__ = ["CONFIG", "INDEX", "WEIGHTS", "load_config", "load_model", "save_model", "weight_files"]
 CONFIG = "config.json"
+READERS = 2  # threads that convert: most of it is the kernel's work of giving fresh pages, which waits on one alone
 EMBEDDING = "language_model.embed_tokens.weight"
 
 # Fields of a config.json that concern other programs and change no number here.
@@ -36,16 +39,18 @@ _OTHER_PROGRAMS = {
     "output_attentions", "output_hidden_states", "problem_type", "return_dict", "torch_dtype",
     "transformers_version", "use_cache",
 }  # fmt: skip
+# Of a vision tower: no limit is needed where nothing is padded, and the processor says how many tokens a picture has.
+_VISION_UNUSED = ("default_output_length", "max_position_embeddings")
 # Fields that `ModelConfig.from_hf` reads or refuses beside those of its dataclasses.
 _READ_TOO = {
     "text_config": {
-        "attention_dropout", "enable_moe_block", "hidden_activation", "hidden_size_per_layer_input",
+        "attention_dropout", "enable_moe_block", "hidden_activation", "hidden_size_per_layer_input", "is_causal",
         "num_kv_shared_layers", "per_layer_config", "tie_word_embeddings", "use_double_wide_mlp",
         "vocab_size_per_layer_input", "expert_intermediate_size", "moe_intermediate_size", "num_experts",
         "top_k_experts",
     },
-    "vision_config": {"output_proj_dims", "num_soft_tokens", "model_patch_size"},
-    "audio_config": set(),
+    "vision_config": {"output_proj_dims", "num_soft_tokens", "model_patch_size", *vision_tower.ONLY, *_VISION_UNUSED},
+    "audio_config": {*audio_tower.ONLY},
     "": {"text_config", "vision_config", "audio_config", "tie_word_embeddings", "eos_token_id", "bos_token_id",
          "pad_token_id", "vision_soft_tokens_per_image"},
 }  # fmt: skip
@@ -91,8 +96,9 @@ def _check_fields(values: Mapping[str, Any]) -> None:
 def load_model(folder: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Decoder:
     """The model saved in `folder`, in evaluation mode; `dtype` None keeps the type it was saved in.
 
-    Weights on the CPU in their saved type are the file's own pages; others are copied tensor by tensor, so that the
-    peak is the model and its largest tensor. ValueError, before any work, names what is wrong with the folder.
+    Weights on the CPU in their saved type are the file's own pages; others are copied tensor by tensor, two at a time,
+    so that the peak is the model and its two largest tensors. ValueError, before any work, names what is wrong with
+    the folder.
     """
     folder = Path(folder)
     config = load_config(folder)
@@ -101,12 +107,13 @@ def load_model(folder: str | Path, *, device: torch.device | str = "cpu", dtype:
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     plan = _plan(folder, expected, config)
     _check_memory(folder, plan, device, dtype)
-    found: dict[str, torch.Tensor] = {}
-    for path in sorted({saved.path for saved in plan.values()}):
-        file = MappedFile(path)
-        for name, saved in plan.items():
-            if saved.path == path:
-                found[name] = file.tensor(saved, device=device, dtype=dtype or FLOATS[saved.dtype])
+    files = {path: MappedFile(path) for path in sorted({saved.path for saved in plan.values()})}
+
+    def tensor(saved: Saved) -> torch.Tensor:
+        return files[saved.path].tensor(saved, device=device, dtype=dtype or FLOATS[saved.dtype])
+
+    with ThreadPoolExecutor(READERS) as readers:
+        found = dict(zip(plan, readers.map(tensor, plan.values()), strict=True))
     for name in expected.keys() - found.keys():
         found[name] = torch.ones(expected[name], device=device, dtype=found[EMBEDDING].dtype)
     model.load_state_dict(found, assign=True)

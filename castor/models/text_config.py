@@ -221,6 +221,9 @@ def text_from_hf(values: Mapping[str, Any], family_name: str) -> TextConfig:
     for key, allowed in _ONLY.items():
         if key in values and values[key] not in allowed:
             raise ValueError(f"{key}={values[key]!r} is not supported (only {allowed[0]!r})")
+    both_ways = family.fixed.get("use_bidirectional_attention", values.get("use_bidirectional_attention")) == "all"
+    if values.get("is_causal", not both_ways) not in (not both_ways, None):
+        raise ValueError(f"is_causal={values['is_causal']!r} does not go with use_bidirectional_attention")
     known = {key: value for key, value in values.items() if key in TextConfig.__dataclass_fields__}
     for key in _NEVER_NULL & known.keys():
         if known[key] is None:  # as if it were not there

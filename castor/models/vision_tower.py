@@ -22,7 +22,7 @@ from castor.nn.norm import RMSNorm
 from castor.nn.rope import inverse_frequencies, rope_table, rotate
 
 # Fields of Hugging Face's config that must have one of these values.
-_ONLY: dict[str, tuple[Any, ...]] = {
+ONLY: dict[str, tuple[Any, ...]] = {
     "hidden_activation": ("gelu_pytorch_tanh",),
     "attention_bias": (False, None),
     "attention_dropout": (0.0, None),
@@ -76,7 +76,7 @@ class VisionTowerConfig:
     def from_hf(values: Mapping[str, Any]) -> VisionTowerConfig:
         """The `vision_config` of a `config.json`; ValueError names a field that asks for what is not implemented."""
         given = {key: value for key, value in values.items() if key != "rope_parameters" or value is not None}
-        return from_foreign(VisionTowerConfig, given, _ONLY, "vision_config.")
+        return from_foreign(VisionTowerConfig, given, ONLY, "vision_config.")
 
     def to_hf(self) -> dict[str, Any]:
         """The `vision_config` of a `config.json`."""

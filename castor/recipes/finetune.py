@@ -32,7 +32,6 @@ from castor.recipes.held_out import HeldOut, told
 from castor.recipes.senses import add_drawing
 from castor.recipes.settings import Notes, keep_settings
 from castor.runtime import best_precision, pick_device, prepare_cpu
-from castor.tokens.render import Renderer
 from castor.train.calibrate import seconds_per_step
 from castor.train.fit import FitConfig, fit
 from castor.train.gradients import LossFunction
@@ -220,7 +219,7 @@ class Finetune:
         """The loss of a batch: the model's turns alone."""
         model = self.model
         first_code = model.decoder.config.text.vocab_size  # without a codec, no codes
-        if model.codec is not None and isinstance(model.renderer, Renderer):
+        if model.codec is not None:
             first_code = model.renderer.space.first_code
         return next_token(model.decoder, first_code, self.config.code_weight)
 

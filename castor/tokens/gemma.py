@@ -12,46 +12,23 @@ spells never becomes a special token. Neighbouring texts are cut into pieces tog
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from castor.calls import FunctionCall, FunctionResponse
-from castor.content import Audio, Document, Image, Message, Part, Text, Video
+from castor.content import Image, Message, Part, Text
 from castor.media.limits import Limits
-from castor.tokens.audio import raw_frames
 from castor.tokens.gemma_calls import Mark, declarations, read_call, write_call, write_declaration, write_response
-from castor.tokens.render import RenderConfig, Writer, time_stamp
+from castor.tokens.gemma_media import GEMMA_MEDIA, GemmaWriter
+from castor.tokens.render import DecodeImage, EncodeImage, RenderConfig, read_drawing
 from castor.tokens.sequence import Sequence
+from castor.tokens.space import GemmaSpace
 from castor.tokens.text_json import JsonTokenizer
+from castor.tokens.video import VideoRule
 
-# The special tokens that the format needs; the published vocabulary has all of them.
-NEEDED = ("<bos>", "<eos>", "<|turn>", "<turn|>")
 STOPS = ("<turn|>", "<eos>", "<|tool_response>")
-SoundFeatures = Callable[[np.ndarray], np.ndarray]  # float32 [S] at 16 kHz -> float32 [frames, numbers]
-
-
-@dataclass(frozen=True, kw_only=True)
-class GemmaSpace:
-    """Ids as the checkpoint has them: text pieces and special tokens in one vocabulary, and no image codes."""
-
-    vocab_size: int  # rows of the embedding table
-    specials: Mapping[str, int] = field(default_factory=dict)
-    suppressed: tuple[int, ...] = ()  # never said, by the checkpoint's generation_config.json
-
-    @property
-    def num_text(self) -> int:
-        """All of them; what is special is left out by the tokenizer."""
-        return self.vocab_size
-
-    def special(self, name: str) -> int:
-        """The id of a special token; ValueError where this checkpoint has none of that name."""
-        if name not in self.specials:
-            raise ValueError(f"this checkpoint's tokenizer has no special token {name!r}")
-        return self.specials[name]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +53,9 @@ class TurnStyle:
 class GemmaRenderer:
     """Turns conversations into sequences for a published checkpoint, and its ids back into parts."""
 
+    # The special tokens that the format needs; the published vocabulary has all of them.
+    NEEDED: tuple[str, ...] = ("<bos>", "<eos>", "<|turn>", "<turn|>")
+
     def __init__(
         self,
         tokenizer: JsonTokenizer,
@@ -84,20 +64,22 @@ class GemmaRenderer:
         style: TurnStyle | None = None,
         *,
         suppressed: tuple[int, ...] = (),
-        sound_features: SoundFeatures | None = None,
+        video: VideoRule | None = None,
         limits: Limits | None = None,
     ) -> None:
-        """`sound_features` takes the place of raw frames where a checkpoint hears through a tower."""
+        """`config` says how pictures and sound become tokens, `video` which frames are seen and how they are told."""
         self.tokenizer = tokenizer
-        self.space = GemmaSpace(vocab_size=vocab_size, specials=tokenizer.specials, suppressed=suppressed)
+        self.space = GemmaSpace(num_text=vocab_size, num_codes=0, specials=tokenizer.specials, suppressed=suppressed)
         self.config = config or GEMMA_MEDIA
         self.style = style or TurnStyle()
+        self.video = video or VideoRule()
         self.limits = limits or Limits()
-        self._sound_features = sound_features
+        self.encode_image: EncodeImage | None = None  # of a checkpoint that was taught to draw
+        self.decode_image: DecodeImage | None = None
         self.companions: dict[str, bytes] = {}  # files beside the weights, kept for saving
-        for name in NEEDED:
+        for name in self.NEEDED:
             self.space.special(name)
-        if max(tokenizer.vocab_size, *self.space.specials.values()) > vocab_size:
+        if max([tokenizer.vocab_size, *self.space.specials.values()]) > vocab_size:
             raise ValueError(f"the tokenizer has {tokenizer.vocab_size} ids, the model {vocab_size}")
 
     @property
@@ -123,7 +105,7 @@ class GemmaRenderer:
         `tools` are function declarations in the Gemini API's form. Answers of model turns, and what ends them, are
         targets. ValueError names a message that the format has no place for.
         """
-        writer = _GemmaWriter(self)
+        writer = GemmaWriter(self)
         writer.special("<bos>")
         rest = _write_system(writer, list(messages), declarations(tools), thinking)
         turns = _turns(rest)
@@ -140,15 +122,24 @@ class GemmaRenderer:
         return writer.finish()
 
     def decode(self, ids: Iterable[int]) -> tuple[Part, ...]:
-        """The parts that a reply's ids say: thoughts, text, function calls. A call that breaks off stays text."""
+        """The parts that a reply's ids say: thoughts, text, function calls, pictures.
+
+        A call that breaks off stays text; a picture that breaks off is left out.
+        """
         parts: list[Part] = []
         names = {token_id: name for name, token_id in self.space.specials.items()}
         ends = {"<|channel>": "<channel|>", "<|tool_call>": "<tool_call|>"}
         pieces: list[int] = []
         begun: str | None = None
-        for token_id in (int(i) for i in ids):
+        stream = iter([int(i) for i in ids])
+        for token_id in stream:
             if token_id in self.stop_ids and begun is None:
                 break
+            if token_id >= self.space.num_text:
+                self._finish_part(parts, pieces, begun, closed=False)
+                begun = None
+                parts += self._drawings(token_id, stream)
+                continue
             name = names.get(token_id)
             if (begun is None and name in ends) or (begun is not None and name == ends[begun]):
                 self._finish_part(parts, pieces, begun, closed=begun is not None)
@@ -182,11 +173,12 @@ class GemmaRenderer:
                 plain.append(token_id)
         return [*written, self.tokenizer.decode(plain)]
 
-    def sound_frames(self, samples_S: np.ndarray) -> np.ndarray:
-        """The features of a sound, float32 [S, frame_dim], one row a token."""
-        if self._sound_features is not None:
-            return self._sound_features(samples_S)
-        return raw_frames(samples_S, self.config.samples_per_token)
+    def _drawings(self, token_id: int, stream: Iterator[int]) -> list[Part]:
+        """The picture that begins with this id, where it is one and whole."""
+        if not self.space.num_codes or token_id != self.space.special("<|draw>"):
+            return []
+        image = read_drawing(stream, self.space, self.decode_image)
+        return [] if image is None else [image]
 
 
 def _call_or_text(written: list[str], closed: bool) -> FunctionCall | Text:
@@ -197,20 +189,6 @@ def _call_or_text(written: list[str], closed: bool) -> FunctionCall | Text:
         except ValueError:
             pass
     return Text("".join(["<|tool_call>", *written, "<tool_call|>" if closed else ""]))
-
-
-# Media of Gemma 4 unified as its processor's defaults have them.
-GEMMA_MEDIA = RenderConfig(
-    patch_size=16,
-    pooling=3,
-    image_tokens=280,
-    frame_tokens=70,
-    page_tokens=1120,
-    num_frames=32,
-    audio="raw",
-    samples_per_token=640,
-    page_dpi=144,
-)
 
 
 @dataclass(frozen=True)
@@ -239,7 +217,7 @@ def _turns(messages: Seq[Message]) -> list[_Turn]:
 
 
 def _write_system(
-    writer: _GemmaWriter, messages: list[Message], tools: list[dict[str, Any]], thinking: bool
+    writer: GemmaWriter, messages: list[Message], tools: list[dict[str, Any]], thinking: bool
 ) -> list[Message]:
     """The first turn where there is one; gives the messages that are left."""
     first = messages[0] if messages and messages[0].role == "system" else None
@@ -265,7 +243,7 @@ def _only_text(message: Message) -> str:
     return " ".join(texts)
 
 
-def _write_turn(writer: _GemmaWriter, turn: _Turn, *, goes_on: bool, shows_thought: bool) -> bool:
+def _write_turn(writer: GemmaWriter, turn: _Turn, *, goes_on: bool, shows_thought: bool) -> bool:
     """One turn; gives whether a reply would go on with it: after a function's response, or while waiting for one."""
     message = turn.message
     if not goes_on:
@@ -300,86 +278,15 @@ def _write_turn(writer: _GemmaWriter, turn: _Turn, *, goes_on: bool, shows_thoug
     return waits or bool(turn.responses)
 
 
-def _write_part(writer: _GemmaWriter, part: Part, said: bool) -> None:
-    renderer = writer.renderer
+def _write_part(writer: GemmaWriter, part: Part, said: bool) -> None:
     if isinstance(part, Text):
         writer.text(part.text.strip())
-    elif said:
-        raise ValueError(f"a model turn holds text and function calls, not {type(part).__name__.lower()}")
-    elif isinstance(part, Image):
-        writer.picture(part.pixels(renderer.limits), renderer.config.image_tokens)
-    elif isinstance(part, Audio):
-        writer.frames(renderer.sound_frames(part.samples(renderer.limits)))
-    elif isinstance(part, Video):
-        _write_video(writer, part)
-    elif isinstance(part, Document):
-        for page in part.pages(renderer.limits, dpi=renderer.config.page_dpi):
-            writer.picture(page, renderer.config.page_tokens)
-    else:
+    elif isinstance(part, FunctionCall | FunctionResponse):
         raise ValueError(f"not a part that this format has a place for: {part!r}")
-
-
-def _write_video(writer: _GemmaWriter, video: Video) -> None:
-    """Time stamps and frames, a space between them; the sound track is not heard unless it is given as Audio."""
-    config = writer.renderer.config
-    clip = video.clip(writer.renderer.limits, num_frames=config.num_frames, fps=config.fps)
-    writer.text(writer.renderer.style.media_margin)
-    for at, (pixels, time_s) in enumerate(zip(clip.frames_FHWC, clip.times_s, strict=True)):
-        writer.text(f"{' ' if at else ''}{time_stamp(time_s)} ")
-        writer.image(pixels, config.frame_tokens, "<|video|>")
-    writer.text(writer.renderer.style.media_margin)
-
-
-class _GemmaWriter(Writer):
-    """Holds text back until a special token comes, so that neighbouring texts are cut into pieces as one."""
-
-    def __init__(self, renderer: GemmaRenderer) -> None:
-        super().__init__(renderer.config, renderer.space.special)
-        self.renderer = renderer
-        self._held: list[tuple[str, bool]] = []
-
-    def text(self, text: str) -> None:
-        """Plain text, a target or not as `is_target` says now."""
-        if text:
-            self._held.append((text, self.is_target))
-
-    def write(self, written: Iterable[str]) -> None:
-        """Plain text and marks."""
-        for part in written:
-            if isinstance(part, Mark):
-                self.special(part)
-            else:
-                self.text(part)
-
-    def picture(self, pixels_HWC: np.ndarray, max_tokens: int) -> None:
-        """A picture in the message's flow, with the margin of the style."""
-        self.text(self.renderer.style.media_margin)
-        self.image(pixels_HWC, max_tokens, "<|image|>")
-        self.text(self.renderer.style.media_margin)
-
-    def ids(self, ids: list[int], block: int = -1) -> None:
-        self._flush()
-        super().ids(ids, block)
-
-    def _flush(self) -> None:
-        if not self._held:
-            return
-        held, self._held = self._held, []
-        ids, begins = self.renderer.tokenizer.encode_at("".join(text for text, _ in held))
-        ends = np.cumsum([len(text) for text, _ in held])
-        kept = self.is_target
-        for token_id, begin in zip(ids, begins, strict=True):
-            self.is_target = held[int(np.searchsorted(ends, begin, side="right"))][1]
-            super().ids([token_id])
-        self.is_target = kept
-
-    def finish(self) -> Sequence:
-        self._flush()
-        sequence = super().finish()
-        specials = self.renderer.space.specials
-        seen, heard = len(sequence.patch_at_P), len(sequence.frame_at_S)
-        for names, count in ((("<|image|>", "<|video|>"), seen), (("<|audio|>",), heard)):
-            places = [specials[name] for name in names if name in specials]
-            if (found := int(np.isin(sequence.ids_T, places).sum())) != count:
-                raise ValueError(f"{found} places of {' and '.join(names)} for {count} features")
-        return sequence
+    elif not said:
+        writer.medium(part)
+    elif isinstance(part, Image) and writer.encode_image is not None:
+        writer.said(part)
+    else:
+        kinds = "text, function calls and pictures" if writer.encode_image else "text and function calls"
+        raise ValueError(f"a model turn holds {kinds}, not {type(part).__name__.lower()}")

@@ -14,7 +14,7 @@ A picture that a user gives is read as patches; one in a model turn is said, so 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,7 +24,7 @@ from castor.content import Audio, Clip, Document, Image, Message, Part, Role, Te
 from castor.media.limits import Limits
 from castor.tokens.audio import HOP, RATE_HZ, USM_COLUMNS, log_mel_frames, raw_frames, usm_frames
 from castor.tokens.sequence import Sequence
-from castor.tokens.space import IdSpace
+from castor.tokens.space import DrawnIds, IdSpace
 from castor.tokens.text import BOS_ID, Tokenizer
 from castor.tokens.video import time_stamp
 from castor.tokens.vision import patchify, resize_to_budget, unpatchify
@@ -74,6 +74,15 @@ class RenderConfig:
         if self.audio == "raw":
             return self.samples_per_token
         return self.num_mels * (USM_COLUMNS if self.audio == "usm" else self.frames_per_token)
+
+
+def sound_frames(samples_S: np.ndarray, config: RenderConfig) -> np.ndarray:
+    """The features of a sound, float32 [S, frame_dim], one row a token."""
+    if config.audio == "raw":
+        return raw_frames(samples_S, config.samples_per_token)
+    if config.audio == "usm":
+        return usm_frames(samples_S, config.num_mels)
+    return log_mel_frames(samples_S, config.num_mels, config.frames_per_token)
 
 
 class Renderer:
@@ -136,7 +145,7 @@ class Renderer:
         elif isinstance(part, Image):
             writer.image(part.pixels(self.limits), self.config.image_tokens, "<|image|>")
         elif isinstance(part, Audio):
-            writer.frames(self.sound_frames(part.samples(self.limits)))
+            writer.frames(sound_frames(part.samples(self.limits), self.config))
         elif isinstance(part, Video):
             self._write_video(writer, part)
         elif isinstance(part, Document):
@@ -147,7 +156,7 @@ class Renderer:
 
     def _write_video(self, writer: Writer, video: Video) -> None:
         clip = video.clip(self.limits, num_frames=self.config.num_frames, fps=self.config.fps)
-        sound_SF = self.sound_frames(clip.samples_S) if clip.samples_S is not None else None
+        sound_SF = sound_frames(clip.samples_S, self.config) if clip.samples_S is not None else None
         track = None
         for index, (pixels, time_s) in enumerate(zip(clip.frames_FHWC, clip.times_s, strict=True)):
             writer.ids(self.tokenizer.encode(time_stamp(time_s)))
@@ -156,14 +165,6 @@ class Renderer:
             if sound_SF is not None and (last or (index + 1) % self.config.sound_every == 0):
                 written = writer.frames(sound_SF[self._sound_span(clip, index)], track)
                 track = written if self.config.audio == "usm" else None  # a tower hears the track whole
-
-    def sound_frames(self, samples_S: np.ndarray) -> np.ndarray:
-        """The features of a sound, float32 [S, frame_dim], one row a token."""
-        if self.config.audio == "raw":
-            return raw_frames(samples_S, self.config.samples_per_token)
-        if self.config.audio == "usm":
-            return usm_frames(samples_S, self.config.num_mels)
-        return log_mel_frames(samples_S, self.config.num_mels, self.config.frames_per_token)
 
     def _sound_span(self, clip: Clip, index: int) -> slice:
         """The sound tokens of the stretch of frames that ends with frame `index`, up to where the next frame begins."""
@@ -176,11 +177,7 @@ class Renderer:
     def _write_drawing(self, writer: Writer, image: Image) -> None:
         if self.encode_image is None:
             raise ValueError("this model has no image codec, so it cannot be taught a picture in a model turn")
-        codes_hw = self.encode_image(image.pixels(self.limits))
-        writer.special("<|draw>")
-        writer.ids([self.space.grid(codes_hw.shape[0]), self.space.grid(codes_hw.shape[1])])
-        writer.ids((codes_hw.reshape(-1) + self.space.first_code).tolist())
-        writer.special("<draw|>")
+        writer.drawing(self.encode_image(image.pixels(self.limits)), self.space)
 
     def decode(self, ids: Iterable[int]) -> tuple[Part, ...]:
         """The parts that a model turn's ids say; a picture that was cut off is left out, its start never guessed."""
@@ -192,23 +189,12 @@ class Renderer:
                 break
             if token_id == self.space.special("<|draw>"):
                 self._flush(pieces, parts)
-                if (image := self._read_drawing(stream)) is not None:
+                if (image := read_drawing(stream, self.space, self.decode_image)) is not None:
                     parts.append(image)
             elif token_id < self.space.num_text:
                 pieces.append(token_id)
         self._flush(pieces, parts)
         return tuple(parts)
-
-    def _read_drawing(self, stream: Iterable[int]) -> Image | None:
-        stream = iter(stream)
-        height, width = (self.space.cells(next(stream, -1)) for _ in range(2))
-        codes = [next(stream, -1) - self.space.first_code for _ in range(height * width)]
-        if not codes or not all(0 <= code < self.space.num_codes for code in codes):
-            return None
-        next(stream, None)  # <draw|>
-        if self.decode_image is None:
-            raise ValueError("this model has no image codec, so it cannot paint")
-        return Image.from_pixels(self.decode_image(np.array(codes).reshape(height, width)), name="drawing")
 
     def _flush(self, pieces: list[int], parts: list[Part]) -> None:
         if pieces:
@@ -277,6 +263,13 @@ class Writer:
         self.special("<audio|>")
         return clip
 
+    def drawing(self, codes_hw: np.ndarray, space: DrawnIds) -> None:
+        """A picture that is said: brackets, the sides of its grid, its codes."""
+        self.special("<|draw>")
+        self.ids([space.grid(codes_hw.shape[0]), space.grid(codes_hw.shape[1])])
+        self.ids((codes_hw.reshape(-1) + space.first_code).tolist())
+        self.special("<draw|>")
+
     def finish(self) -> Sequence:
         config = self.config
         return Sequence(
@@ -290,6 +283,18 @@ class Writer:
             frame_at_S=_stack(self._frame_at, (0,), np.int32),
             clip_S=_stack(self._clip, (0,), np.int32),
         )
+
+
+def read_drawing(stream: Iterator[int], space: DrawnIds, decode_image: DecodeImage | None) -> Image | None:
+    """The picture whose ids, behind the opening bracket, come next; None where it breaks off."""
+    height, width = (space.cells(next(stream, -1)) for _ in range(2))
+    codes = [next(stream, -1) - space.first_code for _ in range(height * width)]
+    if not codes or not all(0 <= code < space.num_codes for code in codes):
+        return None
+    next(stream, None)  # <draw|>
+    if decode_image is None:
+        raise ValueError("this model has no image codec, so it cannot paint")
+    return Image.from_pixels(decode_image(np.array(codes).reshape(height, width)), name="drawing")
 
 
 def _stack(arrays: list[np.ndarray], empty: tuple[int, ...], dtype: type) -> np.ndarray:

@@ -44,20 +44,30 @@ class JsonTokenizer(Tokenizer):
             return [i for ids in spelt for i in ids], [at for at, ids in enumerate(spelt) for _ in ids]
         return encoded.ids, [begin for begin, _ in encoded.offsets]
 
+    def surroundings(self) -> tuple[list[int], list[int]]:
+        """Ids that the tokenizer's own post-processor puts before and after a text."""
+        if self._tokenizer.post_processor is None:
+            raise ValueError("the tokenizer.json has no post_processor, which says what stands around a text")
+        plain, whole = (self._tokenizer.encode("a", add_special_tokens=added).ids for added in (False, True))
+        start = next(at for at in range(len(whole)) if whole[at : at + len(plain)] == plain)
+        return whole[:start], whole[start + len(plain) :]
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`, special tokens left out; bytes that do not form UTF-8 become U+FFFD."""
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
 
     def settled(self, ids: list[int]) -> list[int]:
-        """`ids` without bytes and what is skipped at their end: how bytes read is certain once they are over."""
+        """`ids` without bytes and what has no text at their end: how bytes read is certain once they are over."""
         end = len(ids)
-        while end and (ids[end - 1] in self._byte_ids or self._is_skipped(ids[end - 1])):
+        while end and not self._ends_bytes(ids[end - 1]):
             end -= 1
         return ids[:end]
 
-    def _is_skipped(self, token_id: int) -> bool:
-        """Whether decoding passes over it, joining the bytes on both sides: special, or no piece at all."""
-        return token_id in self._special_ids or self._tokenizer.id_to_token(token_id) is None
+    def _ends_bytes(self, token_id: int) -> bool:
+        """Whether bytes before this id are over: not by more bytes, a special token, or a row that is no token."""
+        if token_id in self._byte_ids or token_id in self._special_ids:
+            return False
+        return self._tokenizer.id_to_token(token_id) is not None
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """The vocabulary's own spelling of each id, for people to look at."""

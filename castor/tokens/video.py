@@ -114,6 +114,42 @@ def told_with_sound(times_s: Iterable[float], duration_s: float, num_sound_token
     return telling
 
 
+@dataclass(frozen=True, kw_only=True)
+class VideoRule:
+    """How one family of models samples a video and is told it; as it stands, Gemma 4's way."""
+
+    num_frames: int | None = 32  # equally spaced ones; beside `fps` the most there may be, None: any number
+    fps: float | None = None  # frames a second
+    overflow: Literal["uniform", "truncate"] = "uniform"  # which are kept where `fps` gives too many
+    times: Literal["down", "nearest"] | None = "down"  # rounding of the times that are told; None: no times
+    with_sound: bool = False  # the sound track is told between the frames
+
+    def __post_init__(self) -> None:
+        if self.num_frames is None and self.fps is None:
+            raise ValueError("num_frames and fps are both None: how many frames of a video are seen?")
+        if self.with_sound and self.times != "nearest":
+            raise ValueError("the sound track of a video is told with times to the nearest second, or not at all")
+
+    def choose(self, num_stored: int, duration_s: float) -> np.ndarray:
+        """Indices of the frames that are seen; some of them twice where fewer are stored than are wanted."""
+        if self.fps is None:
+            assert self.num_frames is not None
+            return spaced_frames(num_stored, self.num_frames)
+        stored_fps = num_stored / duration_s
+        return rated_frames(
+            num_stored, stored_fps, duration_s, fps=self.fps, max_frames=self.num_frames, overflow=self.overflow
+        )
+
+    def tell(self, times_s: Iterable[float], duration_s: float, num_sound_tokens: int) -> Telling:
+        """The order of frames, times and stretches of the sound track, if there is one and it is told."""
+        times_s = [round(float(time_s), 3) for time_s in times_s]  # a second that a container rounded stays whole
+        if self.times is None:
+            return [Frame(index) for index in range(len(times_s))]
+        if self.with_sound and num_sound_tokens:
+            return told_with_sound(times_s, round(duration_s, 3), num_sound_tokens)
+        return told(times_s, to_nearest=self.times == "nearest")
+
+
 def _check_counts(num_stored: int, num_frames: int) -> None:
     if num_stored < 1 or num_frames < 1:
         raise ValueError(f"{num_frames} frames of a video of {num_stored} cannot be chosen")

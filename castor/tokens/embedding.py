@@ -1,0 +1,85 @@
+"""Renderer of published checkpoints that make vectors (EmbeddingGemma 2): what is embedded, without turns.
+
+    <bos>TEXT<|image>PATCHES<image|>TEXT<eos>
+
+Parts follow each other as transformers' `EmbeddingGemma2Processor` puts media in the place of their marks; what stands
+before and after is said by the tokenizer's own post-processor. A task is a text before the text, by the names that the
+checkpoint's `config_sentence_transformers.json` has for them; media carry no task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from castor.content import Message, Text
+from castor.media.limits import Limits
+from castor.tokens.gemma import GemmaRenderer
+from castor.tokens.gemma_media import GemmaWriter
+from castor.tokens.render import RenderConfig
+from castor.tokens.sequence import Sequence
+from castor.tokens.text_json import JsonTokenizer
+from castor.tokens.video import VideoRule
+
+
+class EmbeddingRenderer(GemmaRenderer):
+    """Turns prompts into what a vector is made of. It writes no turns and asks for no reply."""
+
+    NEEDED = ()
+
+    def __init__(
+        self,
+        tokenizer: JsonTokenizer,
+        vocab_size: int,
+        config: RenderConfig | None = None,
+        *,
+        prompts: Mapping[str, str] | None = None,
+        video: VideoRule | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        """`prompts` are the texts that stand before a text, by the name of the task."""
+        super().__init__(tokenizer, vocab_size, config, video=video, limits=limits)
+        self.prompts = dict(prompts or {})
+        self._before, self._after = tokenizer.surroundings()
+
+    def encode(
+        self,
+        messages: Iterable[Message],
+        *,
+        reply: bool = False,
+        tools: Iterable[Mapping[str, Any]] = (),
+        thinking: bool = False,
+    ) -> Sequence:
+        """The same as `encode_task` of the one message; ValueError where a reply is asked for."""
+        if reply or thinking or list(tools):
+            raise ValueError("this checkpoint makes vectors and writes no answers; use embed")
+        return self.encode_task(list(messages))
+
+    def encode_task(self, messages: list[Message], task: str | None = None) -> Sequence:
+        """What the vector of one message of a user's is made of; ValueError names a task that has no text here."""
+        if len(messages) != 1 or messages[0].role != "user":
+            roles = ", ".join(message.role for message in messages)
+            raise ValueError(f"a vector is made of one message from the user, not of {len(messages)} ({roles})")
+        parts = messages[0].parts
+        if not any(not isinstance(part, Text) or part.text for part in parts):
+            raise ValueError("a vector of nothing: give a text, a picture, a sound or a video")
+        writer = GemmaWriter(self)
+        writer.ids(self._before)
+        if task is not None:
+            if not isinstance(parts[0], Text):
+                raise ValueError(f"task={task!r} is for prompts that begin with a text; media carry no task")
+            writer.text(self._prompt(task))
+        for part in parts:
+            if isinstance(part, Text):
+                writer.text(part.text)
+            else:
+                writer.medium(part)
+        writer.ids(self._after)
+        return writer.finish()
+
+    def _prompt(self, task: str) -> str:
+        if not self.prompts:
+            raise ValueError(f"task={task!r}: this checkpoint has no config_sentence_transformers.json with prompts")
+        if task not in self.prompts:
+            raise ValueError(f"task={task!r} is not one of this checkpoint's: {', '.join(sorted(self.prompts))}")
+        return self.prompts[task]
