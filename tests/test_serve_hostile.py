@@ -149,6 +149,8 @@ def requests() -> Iterator[tuple[str, str, dict[str, str], bytes]]:
     methods = ("generateContent", "streamGenerateContent?alt=sse", "countTokens")
     for at, body in enumerate(gemini_bodies()):
         yield "POST", f"/v1beta/models/tiny:{methods[at % 3]}", {}, json.dumps(body).encode()
+    for request in (None, 1, [], {}, {"contents": None}):
+        yield "POST", "/v1/models/tiny:countTokens", {}, json.dumps({"generateContentRequest": request}).encode()
     for body in chat_bodies():
         yield "POST", "/v1/chat/completions", {}, json.dumps(body).encode()
     start = {"x-goog-upload-protocol": "resumable", "x-goog-upload-command": "start"}

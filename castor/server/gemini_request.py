@@ -77,7 +77,7 @@ def read_count(body: Mapping[str, Any], able: Abilities) -> Query:
     """The body of countTokens: contents alone, or a whole generateContentRequest."""
     if "generateContentRequest" in body or "generate_content_request" in body:
         fields = json_fields(body, "the request", {"generateContentRequest", "model"})
-        return read_request(fields["generateContentRequest"], able)
+        return read_request(fields.get("generateContentRequest", {}), able)
     return read_request(body, able)
 
 
