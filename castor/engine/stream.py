@@ -96,8 +96,8 @@ class PartStream:
         """What of these parts was not given yet; the last one given may have grown."""
         for at, part in enumerate(cut(tuple(parts), self.stop)):
             before = self.given[at] if at < len(self.given) else None
-            if before is None:
-                self.given.append(part)
+            if before is None or before == Text(""):  # an empty text stands where nothing is certain yet
+                self.given[at : at + 1] = [part]
             elif isinstance(part, Text) and isinstance(before, Text) and len(part.text) > len(before.text):
                 self.given[at] = part
                 part = Text(part.text[len(before.text) :], part.thought)
