@@ -13,7 +13,7 @@ from castor.diorama.saying import Saying
 from castor.diorama.scene import Thing
 from castor.diorama.world import World
 
-TASKS = ("sound_event", "chart", "text_reading", "translation", "arithmetic", "reasoning", "document")
+TASKS = ("sound_event", "chart", "text_reading", "large_text", "translation", "arithmetic", "reasoning", "document")
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -32,7 +32,7 @@ def test_one_question_to_measure_and_several_to_train(task):
         for split in ("train", "val", "test")
     }
     assert turns["val"] == turns["test"] == {1}
-    assert task == "text_reading" or max(turns["train"]) > 1
+    assert task in ("text_reading", "large_text") or max(turns["train"]) > 1
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -150,6 +150,20 @@ def test_lettering_fits_the_picture_and_is_legible_in_size():
         assert pixels.shape == (128, 128, 3) and 40 < ink.sum() < 6000
         assert rows.min() > 0 and columns.min() > 0 and columns.max() < 127
         assert example.answer.text == " ".join(example.meta["lines"])
+
+
+def test_a_large_word_fills_the_width_or_has_the_largest_letters():
+    num_full = 0
+    for index in range(40):
+        example = World(split="test").example("large_text", index)
+        (line,) = example.meta["lines"]
+        pixels = example.messages[0].images[0].pixels().astype(int)
+        columns = np.nonzero(np.abs(pixels - pixels[0, 0]).sum(2) > 60)[1]
+        left, _, right, _ = lettering.font(lettering.LARGEST_PX).getmask(line).getbbox()
+        is_full = columns.max() - columns.min() > 100
+        assert is_full or columns.max() - columns.min() + 1 >= right - left - 4, line
+        num_full += is_full
+    assert num_full > 10
 
 
 def test_every_painted_letter_has_a_glyph():

@@ -56,13 +56,16 @@ def test_streamed_equals_whole(model: Model) -> None:
 
 def test_greedy_follows_the_logits(model: Model) -> None:
     """Every id of a cached greedy answer is the argmax of an uncached forward over all before it."""
-    from castor.engine.generate import generate_ids
+    from castor.engine.engine import Engine
     from castor.tokens.pack import collate
     from castor.tokens.sequence import Sequence
 
-    sequence = model.renderer.encode([Message.user(picture(), "x")], reply=True)
-    config = SamplingConfig(max_tokens=30, image_temperature=0.0)
-    said = [s.token_id for s in generate_ids(model.decoder, model.renderer, [sequence], config, draw=True)]
+    messages = [Message.user(picture(), "x")]
+    engine = Engine(model)
+    request = engine.submit(messages, SamplingConfig(max_tokens=30, image_temperature=0.0))
+    while engine.step():
+        pass
+    sequence, said = model.renderer.encode(messages, reply=True), request.said_ids
     grammar = Grammar(model.renderer.space, may_draw=True)
     for index in range(len(said)):
         ids = np.concatenate([sequence.ids_T, np.array(said[:index], dtype=np.int32)])

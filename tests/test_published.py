@@ -77,12 +77,14 @@ def test_greedy_answers_are_those_of_transformers(model: castor.Model, theirs: A
 
 
 def said(model: castor.Model, message: Message, max_tokens: int = 24) -> list[int]:
-    from castor.engine.generate import generate_ids
+    from castor.engine.engine import Engine, EngineConfig
     from castor.engine.sample import SamplingConfig
 
-    sequence = model.renderer.encode([message], reply=True)
-    config = SamplingConfig(max_tokens=max_tokens)
-    return [token.token_id for token in generate_ids(model.decoder, model.renderer, [sequence], config, draw=False)]
+    engine = Engine(model, EngineConfig(cache_tokens=4096))
+    request = engine.submit([message], SamplingConfig(max_tokens=max_tokens))
+    while engine.step():
+        pass
+    return request.said_ids
 
 
 @pytest.mark.parametrize("seed", range(6))

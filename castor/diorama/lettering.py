@@ -20,6 +20,7 @@ from castor.diorama.quiz import Asked, quiz
 from castor.example import Example
 
 SIDE_PX = 128
+LARGEST_PX = 44
 Colour = tuple[int, int, int]
 
 INKS: dict[str, Colour] = {
@@ -92,34 +93,49 @@ def draw_lines(rng: random.Random, language: str, unseen: bool, is_train: bool =
     return [case(line) for line in lines]
 
 
-def paint(lines: Sequence[str], rng: random.Random) -> np.ndarray:
-    """The lines on coloured paper, each in its own size, ink and place: uint8 [128, 128, 3]."""
+def paint(lines: Sequence[str], rng: random.Random, *, is_large: bool = False) -> np.ndarray:
+    """The lines on coloured paper, each in its own size, ink and place: uint8 [128, 128, 3].
+
+    `is_large`: as large as the paper allows, and never slanted.
+    """
     paper = rng.choice(PAPERS)
     picture = Picture.new("RGB", (SIDE_PX, SIDE_PX), paper)
     pen = ImageDraw.Draw(picture)
     band_px = SIDE_PX // len(lines)
     for row, line in enumerate(lines):
-        size_px = rng.randint(17, 40 if len(lines) == 1 else 30)
+        size_px = LARGEST_PX if is_large else rng.randint(17, 40 if len(lines) == 1 else 30)
         left, top, right, bottom = pen.textbbox((0, 0), line, font=font(size_px))
         while (right - left > SIDE_PX - 10 or bottom - top > band_px - 6) and size_px > 10:
-            size_px -= 2
+            size_px -= 1 if is_large else 2
             left, top, right, bottom = pen.textbbox((0, 0), line, font=font(size_px))
         x = rng.randint(4, max(4, int(SIDE_PX - 4 - (right - left)))) - left
         y = rng.randint(3, max(3, int(band_px - 3 - (bottom - top)))) + row * band_px - top
         pen.text((x, y), line, font=font(size_px), fill=rng.choice(tuple(INKS.values())))
-    if rng.random() < 0.25:
+    if not is_large and rng.random() < 0.25:
         picture = picture.rotate(rng.uniform(-6, 6), Picture.Resampling.BILINEAR, fillcolor=paper)
     return np.asarray(picture)
 
 
 def text_reading(draw: Draw) -> Example:
     """A picture of one to three written words or numbers, top to bottom, to read out."""
-    language = draw.language if draw.language in WORDS else "en"
-    unseen = draw.wants_unseen()
-    lines = draw_lines(draw.rng, language, unseen, draw.is_train)
+    return _reading(draw, draw_lines(draw.rng, _script(draw), draw.wants_unseen(), draw.is_train))
+
+
+def large_text(draw: Draw) -> Example:
+    """A picture of one word or number that fills its width: letters are learned sooner from these."""
+    return _reading(draw, draw_lines(draw.rng, _script(draw), draw.wants_unseen())[:1], is_large=True)
+
+
+def _script(draw: Draw) -> str:
+    return draw.language if draw.language in WORDS else "en"
+
+
+def _reading(draw: Draw, lines: list[str], *, is_large: bool = False) -> Example:
     asked = [Asked(draw.pick(QUESTIONS[draw.language]), " ".join(lines), "read")]
-    tags = ("unseen_word",) if unseen else ()
-    return quiz(draw, [Image.from_pixels(paint(lines, draw.rng))], asked, meta={"lines": lines}, tags=tags)
+    held_out = {word.casefold() for word in paintable(_script(draw), True)}
+    tags = ("unseen_word",) if any(line.casefold() in held_out for line in lines) else ()
+    picture = Image.from_pixels(paint(lines, draw.rng, is_large=is_large))
+    return quiz(draw, [picture], asked, meta={"lines": lines}, tags=tags)
 
 
-TASKS: dict[str, Maker] = {"text_reading": text_reading}
+TASKS: dict[str, Maker] = {"text_reading": text_reading, "large_text": large_text}

@@ -16,7 +16,7 @@ from castor.diorama.scene import (
     holds,
     random_kind,
 )
-from castor.diorama.words import FORMS, answer_word, noun_phrase, relation_phrase, shape_word
+from castor.diorama.words import FORMS, answer_word, caption, noun_phrase, relation_phrase, shape_word
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,15 +176,15 @@ def matches(thing: Thing, wanted: Thing) -> bool:
     return all(getattr(wanted, key) in ("", getattr(thing, key)) for key in keys)
 
 
-def ask_count(rng: random.Random, language: str, scene: Scene, wanted: Thing) -> Question:
+def ask_count(rng: random.Random, language: str, scene: Scene, wanted: Thing, worked: bool = True) -> Question:
     """How many things of the scene have the attributes that `wanted` names; "" stands for any.
 
-    The answer is worked out loud, place by place: "top left, center: 2".
+    A `worked` answer first says what is there: "A red star at the top and a blue star on the left: 1".
     """
     counted = tuple(thing for thing in scene.things if matches(thing, wanted))
     text = say(rng, language, "count", **fields_of(language, wanted))
-    number, places = str(len(counted)), [PLACE_WORDS[language][thing.place][0] for thing in counted]
-    answer = f"{', '.join(places)}: {number}" if places else number
+    number = str(len(counted))
+    answer = f"{caption(language, scene.things)[:-1]}: {number}" if worked else number
     return Question(text, answer, "count", counted, final=number)
 
 

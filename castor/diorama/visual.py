@@ -44,7 +44,10 @@ def image_question(draw: Draw) -> Example:
 
 
 def image_count(draw: Draw) -> Example:
-    """How many things have a colour, a shape, both or a size; 0, 1, 2, 3 and 4 are equally frequent."""
+    """How many things have a colour, a shape, both or a size; 0, 1, 2, 3 and 4 are equally frequent.
+
+    The first answer says what there is before it counts; later ones, in training, count from that.
+    """
     rng, unseen = draw.rng, draw.wants_unseen()
     first = random_kind(rng, unseen=unseen)
     wanted = random_wanted(rng, first)
@@ -64,7 +67,7 @@ def image_count(draw: Draw) -> Example:
     questions = {wanted: ask_count(rng, draw.language, scene, wanted)}
     for _ in range(draw.num_turns() - 1):
         other_wanted = random_wanted(rng, scene.things[rng.randrange(len(scene.things))])
-        questions.setdefault(other_wanted, ask_count(rng, draw.language, scene, other_wanted))
+        questions.setdefault(other_wanted, ask_count(rng, draw.language, scene, other_wanted, worked=False))
     return example_of(draw, scene, list(questions.values()))
 
 

@@ -12,10 +12,11 @@ import torch
 from castor.checkpoint import load_json, save_json, write_atomically
 from castor.config import from_dict, to_dict
 from castor.content import Message, Part
-from castor.engine.generate import generate_ids
+from castor.engine.engine import Engine, EngineConfig
 from castor.engine.published import load_published, save_published
+from castor.engine.request import Request
 from castor.engine.sample import SamplingConfig
-from castor.engine.stream import PartStream, TextStream, cut
+from castor.engine.stream import part_stream
 from castor.hub import find_pulled
 from castor.models.adapter import load_adapter
 from castor.models.codec import ImageCodec
@@ -34,6 +35,7 @@ from castor.tokens.text import Tokenizer
 Tools = Seq[Mapping[str, Any]]
 Prompt = str | Part | Message | Seq[str | Part] | Seq[Message]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+MOST_ROWS, PREFILL_TOKENS = 64, 2048  # of one call: answered at once, read in a step
 SHIPPED = Path(__file__).resolve().parent.parent / "weights"
 
 
@@ -166,24 +168,41 @@ class Model:
         conversations = [_messages(prompt) for prompt in prompts]
         if not conversations:
             return []
-        config = _sampling(sampling)
-        sequences = [self._prompt(messages, tools, thinking) for messages in conversations]
-        said: list[list[int]] = [[] for _ in conversations]
-        for row, token_id in generate_ids(self.decoder, self.renderer, sequences, config, draw=self.codec is not None):
-            said[row].append(token_id)
-        return [Message("model", cut(self.renderer.decode(ids), config.stop)) for ids in said]
+        sequences = [self.encode_prompt(messages, tools=tools, thinking=thinking) for messages in conversations]
+        engine, requests = self._submitted(sequences, _sampling(sampling))
+        while engine.step():
+            pass
+        return [request.result().message for request in requests]
 
     def stream(self, prompt: Prompt, *, tools: Tools = (), thinking: bool = False, **sampling: Any) -> Iterator[Part]:
         """The answer as it comes: `Text` pieces, and an `Image` whenever a picture is finished."""
-        config = _sampling(sampling)
-        sequence = self._prompt(_messages(prompt), tools, thinking)
-        published = isinstance(self.renderer, GemmaRenderer)
-        writer = PartStream(self.renderer, config.stop) if published else TextStream(self.renderer, config.stop)
-        for _, token_id in generate_ids(self.decoder, self.renderer, [sequence], config, draw=self.codec is not None):
-            yield from writer.take(token_id)
+        sequence = self.encode_prompt(_messages(prompt), tools=tools, thinking=thinking)
+        engine, (request,) = self._submitted([sequence], _sampling(sampling))
+        writer = part_stream(self.renderer, request.sampling.stop)
+        num_given, goes_on = 0, True
+        while goes_on:
+            goes_on = engine.step()
+            for said in request.said[num_given:]:
+                yield from writer.take(said.token_id)
+            num_given = len(request.said)
         yield from writer.finish()
 
-    def _prompt(self, messages: list[Message], tools: Tools, thinking: bool) -> Sequence:
+    def _submitted(self, sequences: list[Sequence], config: SamplingConfig) -> tuple[Engine, list[Request]]:
+        """An engine for these prompts alone, so that weights may change from call to call."""
+        for sequence in sequences:
+            self.decoder.check_length(len(sequence), config.max_tokens)
+        sizes = sorted(len(sequence) + config.max_tokens + 2 * EngineConfig.block_tokens for sequence in sequences)
+        shape = EngineConfig(
+            max_rows=min(len(sequences), MOST_ROWS),
+            token_budget=PREFILL_TOKENS,
+            max_waiting=len(sequences),
+            cache_tokens=sum(sizes[-MOST_ROWS:]),
+        )
+        engine = Engine(self, shape)
+        return engine, [engine.submit_tokens(sequence, config) for sequence in sequences]
+
+    def encode_prompt(self, messages: list[Message], *, tools: Tools = (), thinking: bool = False) -> Sequence:
+        """A conversation up to where the answer begins; ValueError where the model does not know what is asked for."""
         if isinstance(self.renderer, GemmaRenderer):
             return self.renderer.encode(messages, reply=True, tools=tools, thinking=thinking)
         if tools or thinking:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -26,6 +27,9 @@ class SamplingConfig:
     image_temperature: float = 0.4  # of picture codes
     seed: int = 0
     stop: tuple[str, ...] = ()  # texts that end the reply and are left out of it
+    logprobs: int | None = None  # 0: the log-probability of what was said; k: those of the k likeliest ids besides
+    response_schema: dict[str, Any] | None = None  # JSON schema: the reply is JSON and valid, and has no pictures
+    response_regex: str | None = None  # the reply is a text that all of this matches
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -39,6 +43,10 @@ class SamplingConfig:
             raise ValueError(f"top_k={self.top_k} must be at least 1")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p={self.top_p} must be above 0 and at most 1")
+        if self.logprobs is not None and not 0 <= self.logprobs <= 100:
+            raise ValueError(f"logprobs={self.logprobs} must be 0 to 100")
+        if self.response_schema is not None and self.response_regex is not None:
+            raise ValueError("response_schema and response_regex: only one of them can hold a reply")
         if "" in self.stop:
             raise ValueError("a stop text must not be empty")
 

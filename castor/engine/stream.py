@@ -105,3 +105,8 @@ class PartStream:
                 continue
             if not isinstance(part, Text) or part.text:
                 yield part
+
+
+def part_stream(renderer: Renderer | GemmaRenderer, stop: tuple[str, ...]) -> TextStream | PartStream:
+    """The stream of this renderer's replies."""
+    return PartStream(renderer, stop) if isinstance(renderer, GemmaRenderer) else TextStream(renderer, stop)

@@ -2,7 +2,7 @@
 
 Rows of different length share one write position: shorter rows carry padding (document -1), which nothing
 sees. An image must be appended whole, since its tokens see each other both ways. Layers that share another's keys
-have no room here. Leaves out paging, and dropping keys that have left every window.
+have no room here. Leaves out rows that come and go, and dropping keys that have left every window: see `blocks.py`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ DATA_VARIABLE = "CASTOR_DATA"
 REAL_WEIGHTS: dict[str, float] = {
     "concepts": 1.6,
     "concepts/video": 0.08,
-    "digits/mnist": 0.8,
+    "digits/mnist": 1.2,
     "digits/spoken_en": 0.5,
     "digits/spoken_ar": 0.1,
     "digits/sequences": 0.2,

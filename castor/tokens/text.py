@@ -53,6 +53,15 @@ class Tokenizer:
         """The text of `ids`; bytes that do not form UTF-8 become U+FFFD."""
         return self._processor.decode([int(i) for i in ids])
 
+    def piece_bytes(self, token_id: int) -> bytes | None:
+        """The bytes that a piece stands for; None for padding, unknown and the like, which stand for nothing."""
+        if self._processor.is_control(token_id) or self._processor.is_unknown(token_id):
+            return None
+        piece: str = self._processor.id_to_piece(token_id)
+        if self._processor.is_byte(token_id):
+            return bytes([int(piece[3:-1], 16)])
+        return piece.replace(SPACE_MARK, " ").encode()
+
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """The vocabulary's own spelling of each id, for people to look at."""
         return [self._processor.id_to_piece(int(i)) for i in ids]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from castor.tokens.text import Tokenizer
+from castor.tokens.text import SPACE_MARK, Tokenizer
 
 
 class JsonTokenizer(Tokenizer):
@@ -49,15 +49,26 @@ class JsonTokenizer(Tokenizer):
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
 
     def settled(self, ids: list[int]) -> list[int]:
-        """`ids` without bytes and special tokens at their end: how bytes read is certain once they are over."""
+        """`ids` without bytes and what is skipped at their end: how bytes read is certain once they are over."""
         end = len(ids)
-        while end and (ids[end - 1] in self._byte_ids or ids[end - 1] in self._special_ids):
+        while end and (ids[end - 1] in self._byte_ids or self._is_skipped(ids[end - 1])):
             end -= 1
         return ids[:end]
+
+    def _is_skipped(self, token_id: int) -> bool:
+        """Whether decoding passes over it, joining the bytes on both sides: special, or no piece at all."""
+        return token_id in self._special_ids or self._tokenizer.id_to_token(token_id) is None
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """The vocabulary's own spelling of each id, for people to look at."""
         return [self._tokenizer.id_to_token(int(i)) or f"<{int(i)}>" for i in ids]
+
+    def piece_bytes(self, token_id: int) -> bytes | None:
+        """The bytes that a piece stands for; None for special tokens and ids that the vocabulary does not have."""
+        piece = self._tokenizer.id_to_token(token_id)
+        if piece is None or token_id in self._special_ids:
+            return None
+        return bytes([int(piece[3:-1], 16)]) if token_id in self._byte_ids else piece.replace(SPACE_MARK, " ").encode()
 
     def __reduce__(self) -> tuple[type[Tokenizer], tuple[bytes]]:
         return JsonTokenizer, (self.model,)

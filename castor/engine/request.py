@@ -1,0 +1,215 @@
+"""Request: one prompt on its way through the engine; what came of it can be followed from any thread or event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+
+from castor.content import Message, Part
+from castor.engine.blocks import Table
+from castor.engine.constrain import Constraint
+from castor.engine.prefix import Prefix
+from castor.engine.sample import SamplingConfig
+from castor.engine.stream import cut, part_stream
+from castor.tokens.gemma import GemmaRenderer
+from castor.tokens.render import Renderer
+from castor.tokens.sequence import Sequence
+
+Reason = Literal["stop", "length", "cancelled", "deadline", "memory", "error"]
+
+
+class Said(NamedTuple):
+    """One id of a reply. If asked for: the log-probability it had, and the likeliest ids with theirs."""
+
+    token_id: int
+    logprob: float | None = None
+    alternatives: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A reply that has ended, and why: "stop" (by itself, or at a stop text), "length", or cut off by something."""
+
+    message: Message
+    said: tuple[Said, ...]  # without the id that ends the turn
+    reason: Reason
+    num_prompt_tokens: int
+    num_reused_tokens: int  # of these: found in the cache when the request was first begun
+    first_s: float | None  # from submission to the first id
+    total_s: float  # from submission to the end
+
+
+class Entering(NamedTuple):
+    """What enters the layers from token `start` on: the stream, ids for per-layer inputs, picture blocks."""
+
+    start: int
+    x_TD: torch.Tensor
+    ids_T: torch.Tensor
+    block_T: torch.Tensor
+
+
+class Request:
+    """A prompt, how to answer it, and how far that is. Made by `Engine.submit`.
+
+    Iterating gives each `Said` as it comes, `parts` gives texts and pictures, `result` waits for the end; the same with
+    `async for`, and as often as wanted. Someone must run the engine's steps meanwhile.
+    """
+
+    def __init__(
+        self,
+        sequence: Sequence,
+        sampling: SamplingConfig,
+        renderer: Renderer | GemmaRenderer,
+        *,
+        block_tokens: int,
+        order: tuple[int, int] = (0, 0),
+        deadline_at_s: float | None = None,
+        constraint: Constraint | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.sequence, self.sampling, self.renderer, self.constraint = sequence, sampling, renderer, constraint
+        self.order, self.deadline_at_s = order, deadline_at_s  # the smaller the order, the earlier its turn
+        self.generator = torch.Generator().manual_seed(sampling.seed)
+        self.said: list[Said] = []
+        self.reason: Reason | None = None
+        # What the scheduler keeps of it.
+        self.ids: list[int] = sequence.ids_T.tolist()  # the prompt's and then what was said
+        self.num_computed = 0  # tokens whose keys and values the cache holds
+        self.tables: dict[str, Table] = {}
+        self.prefix = Prefix(sequence, block_tokens)
+        self.entering: Entering | None = None
+        self.num_reused: int | None = None
+        self.num_preempted = 0
+        # Who follows it.
+        self._is_cancelled = False
+        self._changed = threading.Condition()
+        self._listeners: list[Callable[[], None]] = []
+        self._clock = clock
+        self._submitted_s = clock()
+        self._first_s: float | None = None
+        self._ended_s, self._error = 0.0, ""
+
+    @property
+    def said_ids(self) -> list[int]:
+        """The reply so far."""
+        return self.ids[len(self.sequence) :]
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether there is more to compute than the id said last."""
+        return not self.said or self.num_computed < len(self.ids) - 1
+
+    def cancel(self) -> None:
+        """Ask for its end; what was said stays. Does nothing to a request that has ended."""
+        self._is_cancelled = True
+
+    def overdue(self, now_s: float) -> Reason | None:
+        """Why it must end without having finished, if it must."""
+        if self._is_cancelled:
+            return "cancelled"
+        return "deadline" if self.deadline_at_s is not None and now_s >= self.deadline_at_s else None
+
+    def say(self, said: Said) -> None:
+        """One more id."""
+        if self._first_s is None:
+            self._first_s = self._clock()
+        self.ids.append(said.token_id)
+        with self._changed:
+            self.said.append(said)
+            self._tell()
+
+    def end(self, reason: Reason, error: str = "") -> None:
+        """Nothing more will come; after an error, `result` raises it."""
+        self._error = error
+        self._ended_s = self._clock()
+        self.entering = None
+        with self._changed:
+            self.reason = reason
+            self._tell()
+
+    def _tell(self) -> None:
+        self._changed.notify_all()
+        for listener in self._listeners:
+            listener()
+
+    def __iter__(self) -> Iterator[Said]:
+        for at in itertools.count():
+            with self._changed:
+                self._changed.wait_for(lambda at=at: at < len(self.said) or self.reason is not None)
+                if at >= len(self.said):
+                    return
+            yield self.said[at]
+
+    def parts(self) -> Iterator[Part]:
+        """Texts as soon as they are certain, pictures when they are finished."""
+        writer = part_stream(self.renderer, self.sampling.stop)
+        for said in self:
+            yield from writer.take(said.token_id)
+        yield from writer.finish()
+
+    async def __aiter__(self) -> AsyncIterator[Said]:
+        """The same in an event loop. Whoever leaves before the end cancels the request."""
+        loop, news, at = asyncio.get_running_loop(), asyncio.Event(), 0
+
+        def tell() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+                loop.call_soon_threadsafe(news.set)
+
+        with self._changed:
+            self._listeners.append(tell)
+        try:
+            while True:
+                news.clear()
+                ended = self.reason is not None
+                while at < len(self.said):
+                    at += 1
+                    yield self.said[at - 1]
+                if ended:
+                    return
+                await news.wait()
+        finally:
+            with self._changed:
+                self._listeners.remove(tell)
+            if self.reason is None:
+                self.cancel()
+
+    async def aparts(self) -> AsyncIterator[Part]:
+        """`parts` in an event loop."""
+        writer = part_stream(self.renderer, self.sampling.stop)
+        async for said in self:
+            for part in writer.take(said.token_id):
+                yield part
+        for part in writer.finish():
+            yield part
+
+    def result(self, timeout_s: float | None = None) -> Result:
+        """The finished reply. TimeoutError where it takes longer, RuntimeError where the engine failed."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.reason is not None, timeout_s):
+                raise TimeoutError(f"no end within {timeout_s} s")
+        assert self.reason is not None
+        if self.reason == "error":
+            raise RuntimeError(self._error)
+        return Result(
+            message=Message("model", cut(self.renderer.decode(self.said_ids), self.sampling.stop)),
+            said=tuple(self.said),
+            reason=self.reason,
+            num_prompt_tokens=len(self.sequence),
+            num_reused_tokens=self.num_reused or 0,
+            first_s=None if self._first_s is None else self._first_s - self._submitted_s,
+            total_s=self._ended_s - self._submitted_s,
+        )
+
+    async def aresult(self) -> Result:
+        """`result` in an event loop."""
+        async for _ in self:
+            pass
+        return self.result()
