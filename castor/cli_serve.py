@@ -25,8 +25,9 @@ Answers clients of the Gemini API and of the OpenAI API; only their address chan
   client = OpenAI(api_key="none", base_url="http://127.0.0.1:8000/v1")
   print(client.chat.completions.create(model="atom", messages=[{"role": "user", "content": "Hello"}]))
 
-Answers are made one at a time; further requests wait, and beyond --queue they are answered 429. /healthz and /readyz
-are for supervisors, /metrics for Prometheus. SIGTERM lets answers under way finish. Needs: pip install 'castor[serve]'
+As many requests as --together says are answered at once; further ones wait, and beyond --queue they are answered 429.
+/healthz and /readyz are for supervisors, /metrics for Prometheus. SIGTERM lets answers under way finish.
+Needs: pip install 'castor[serve]'
 """
 
 
@@ -42,6 +43,7 @@ def add_serve_verb(verb: Callable[..., Any]) -> None:
         "--api-key", action="append", default=[], metavar="KEY", help="ask for this key; other users may see it in ps"
     )
     parser.add_argument("--api-key-file", metavar="FILE", help="ask for one of the keys in a file, a line each")
+    parser.add_argument("--together", type=whole, default=16, metavar="N", help="requests answered at once (16)")
     parser.add_argument("--queue", type=whole, default=16, metavar="N", help="requests that may wait (default: 16)")
     parser.add_argument("--max-tokens", type=whole, default=1024, metavar="N", help="unless a request says (1024)")
     parser.add_argument("--files", default="", metavar="FOLDER", help="keep uploads here (default: until the end)")
@@ -62,6 +64,7 @@ def run_serve(arguments: Any) -> None:
     config = ServerConfig(
         name=arguments.name or _name(arguments.model),
         aliases=tuple(arguments.alias),
+        max_rows=arguments.together,
         max_waiting=arguments.queue,
         max_tokens=arguments.max_tokens,
         files_folder=arguments.files,

@@ -349,19 +349,78 @@ def test_keys(tiny_config: ModelConfig, renderer: Renderer, codec: ImageCodec) -
 def held(served: Served) -> threading.Event:
     """Makes the model wait at its first token until the event is set."""
     go = threading.Event()
-    decoder = served.model.decoder
-    original = decoder.hidden
+    forward = served.service.answerer.engine.forward
+    original = forward.run
 
-    def slow(*arguments: object) -> object:
+    def slow(spans: object) -> object:
         go.wait(30)
-        return original(*arguments)
+        return original(spans)
 
-    decoder.hidden = slow
+    forward.run = slow
     return go
 
 
+def slowed(served: Served) -> list[int]:
+    """Makes each step take 20 ms more; the list grows by one at each."""
+    steps: list[int] = []
+    forward = served.service.answerer.engine.forward
+    original = forward.run
+
+    def slow(spans: object) -> object:
+        steps.append(1)
+        time.sleep(0.02)
+        return original(spans)
+
+    forward.run = slow
+    return steps
+
+
+def test_requests_are_answered_together(tiny_config: ModelConfig, renderer: Renderer, codec: ImageCodec) -> None:
+    with serving(new_model(tiny_config, renderer, codec)) as served:
+        go, sizes = held(served), []
+        forward = served.service.answerer.engine.forward
+        original = forward.run
+
+        def counted(spans: list[object]) -> object:
+            sizes.append(len(spans))
+            return original(spans)
+
+        forward.run = counted
+        replies: list[str] = []
+
+        def ask(at: int) -> None:
+            body = with_part({"text": f"red {at}"}) | {"generationConfig": {"responseModalities": ["TEXT"]}}
+            reply = post(served, "generateContent", body).json()
+            replies.append(reply["candidates"][0]["content"]["parts"][0]["text"])
+
+        threads = [threading.Thread(target=ask, args=(at,)) for at in range(3)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: served.service.answerer.num_inside == 3)
+        go.set()
+        for thread in threads:
+            thread.join()
+        assert max(sizes) >= 2
+        assert sorted(replies) == sorted(text_only(served, Message.user(f"red {at}")).text for at in range(3))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_engine_that_fails_is_told(tiny_config: ModelConfig, renderer: Renderer, codec: ImageCodec) -> None:
+    with serving(new_model(tiny_config, renderer, codec)) as served:
+
+        def broken(spans: object) -> object:
+            raise RuntimeError("out of order")
+
+        served.service.answerer.engine.forward.run = broken
+        reply = post(served, "generateContent", with_part({"text": "x"}))
+        assert (reply.status_code, reply.json()["error"]["status"]) == (500, "INTERNAL")
+        reply = post(served, "generateContent", with_part({"text": "x"}))
+        assert (reply.status_code, reply.json()["error"]["status"]) == (503, "UNAVAILABLE")
+        assert httpx.get(f"{served.url}/readyz").json() == {"status": "failed"}
+
+
 def test_the_queue_is_bounded(tiny_config: ModelConfig, renderer: Renderer, codec: ImageCodec) -> None:
-    with serving(new_model(tiny_config, renderer, codec), max_waiting=1) as served:
+    with serving(new_model(tiny_config, renderer, codec), max_rows=1, max_waiting=1) as served:
         go, statuses = held(served), []
 
         def ask() -> None:
@@ -385,16 +444,7 @@ def test_who_hangs_up_ends_the_answer(
     tiny_config: ModelConfig, renderer: Renderer, codec: ImageCodec, method: str
 ) -> None:
     with serving(new_model(tiny_config, renderer, codec)) as served:
-        steps = []
-        decoder = served.model.decoder
-        original = decoder.hidden
-
-        def counted(*arguments: object) -> object:
-            steps.append(1)
-            time.sleep(0.02)
-            return original(*arguments)
-
-        decoder.hidden = counted
+        steps = slowed(served)
         body = with_config(maxOutputTokens=1500, responseModalities=["TEXT"], temperature=1)
         content = json.dumps(body).encode()
         head = f"POST /v1/models/tiny:{method} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(content)}\r\n\r\n"
@@ -411,10 +461,11 @@ def test_who_hangs_up_ends_the_answer(
 
 def test_a_deadline_of_the_client_is_kept(tiny_config: ModelConfig, renderer: Renderer, codec: ImageCodec) -> None:
     with serving(new_model(tiny_config, renderer, codec)) as served:
-        go = held(served)
-        reply = post(served, "generateContent", with_part({"text": "x"}), headers={"x-server-timeout": "0.2"})
+        steps = slowed(served)
+        body = with_config(maxOutputTokens=1500, responseModalities=["TEXT"], temperature=1)
+        reply = post(served, "generateContent", body, headers={"x-server-timeout": "0.3"})
         assert (reply.status_code, reply.json()["error"]["status"]) == (504, "DEADLINE_EXCEEDED")
-        go.set()
+        assert len(steps) < 30
         assert post(served, "generateContent", with_config(maxOutputTokens=1)).status_code == 200
 
 

@@ -1,4 +1,4 @@
-"""The seam between server and model: prompts are read in threads, answers come from one thread, one at a time.
+"""The seam between server and model: prompts are read in threads, and one engine answers all of them together.
 
 A request takes a place before its prompt is read, and there are only so many places. Whoever stops listening to an
 answer ends it, at the next token.
@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import threading
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from collections.abc import Sequence as Seq
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from castor.content import Document, Image, Message, Part
-from castor.engine.generate import generate_ids
+from castor.engine.engine import Engine, EngineConfig, QueueFull
 from castor.engine.model import Model
+from castor.engine.request import Request, Said
 from castor.engine.sample import SamplingConfig
-from castor.engine.stream import PartStream, TextStream
 from castor.media.limits import Limits
 from castor.server.errors import ApiError
 from castor.tokens.gemma import GemmaRenderer
@@ -30,6 +30,8 @@ from castor.tokens.space import IdSpace
 
 Modality = Literal["TEXT", "IMAGE", "VIDEO", "AUDIO", "DOCUMENT"]
 Tokens = Mapping[Modality, int]
+LOG = logging.getLogger("castor.server")
+STEP_TOKENS = 512  # read in one step of the engine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,28 +56,33 @@ class Prompt(NamedTuple):
 
 
 class End(NamedTuple):
-    """How an answer ended, and the tokens that were said."""
+    """How an answer ended, the tokens that were said, and each of them."""
 
     reason: Literal["stop", "length"]
     tokens: Tokens
+    said: tuple[Said, ...]
 
 
 class Answerer:
     """Answers for one model. Its methods belong to one event loop; `close` ends its threads."""
 
-    def __init__(self, model: Model, *, max_waiting: int = 16, limits: Limits | None = None) -> None:
-        self.model, self.max_waiting = model, max_waiting
+    def __init__(
+        self, model: Model, *, max_rows: int = 16, max_waiting: int = 16, limits: Limits | None = None
+    ) -> None:
+        """`max_rows` requests are answered together, and `max_waiting` more may wait."""
+        self.model, self.max_rows, self.num_places = model, max_rows, max_rows + max_waiting
         if limits is not None:
             model.renderer.limits = limits
         self.num_inside = 0
         self._mean_s = 1.0  # of recent answers
-        self._speaker = ThreadPoolExecutor(1, thread_name_prefix="castor-answers")
+        config = EngineConfig(max_rows=max_rows, max_waiting=self.num_places, token_budget=STEP_TOKENS + max_rows)
+        self.engine = Engine(model, config).start()
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="castor-reads")
 
     def close(self) -> None:
-        """End the threads once what they do is done."""
-        self._speaker.shutdown(cancel_futures=True)
+        """End the threads; answers under way are broken off."""
         self._readers.shutdown(cancel_futures=True)
+        self.engine.close()
 
     @property
     def can_draw(self) -> bool:
@@ -95,14 +102,19 @@ class Answerer:
     @property
     def is_full(self) -> bool:
         """Whether there is no place for one more request."""
-        return self.num_inside > self.max_waiting
+        return self.num_inside >= self.num_places
+
+    @property
+    def _wait_s(self) -> float:
+        """Roughly until a place is free."""
+        return self._mean_s * self.num_inside / self.max_rows
 
     @contextmanager
     def place(self) -> Generator[None]:
         """A place among those who are answered or wait; ApiError 429 where there is none."""
         if self.is_full:
             message = f"{self.num_inside} requests are under way and no more may wait; try again later"
-            raise ApiError(429, message, retry_after_s=self._mean_s * self.num_inside)
+            raise ApiError(429, message, retry_after_s=self._wait_s)
         self.num_inside += 1
         try:
             yield
@@ -125,64 +137,57 @@ class Answerer:
         return query, Prompt(sequence, _count(self.model, query.messages, sequence))
 
     async def answer(self, query: Query, prompt: Prompt, sampling: SamplingConfig) -> AsyncIterator[Part | End]:
-        """The parts of one answer as they come, and last its End. TimeoutError at the query's deadline."""
-        room = self.max_positions - len(prompt.sequence)
-        sampling = dataclasses.replace(sampling, max_tokens=min(sampling.max_tokens, room))
-        loop, started_s = asyncio.get_running_loop(), time.monotonic()
-        job = _Job(self.model, prompt.sequence, sampling, query.draws and self.can_draw, loop)
-        future = loop.run_in_executor(self._speaker, job.run)
-        end_s = None if query.deadline_s is None else started_s + query.deadline_s
+        """The parts of one answer as they come, and last its End; who leaves before that cancels it.
+
+        TimeoutError at the query's deadline, ApiError where the engine can take no more or fails.
+        """
+        room, started_s = self.max_positions - len(prompt.sequence), time.monotonic()
+        sampling = dataclasses.replace(
+            sampling, max_tokens=min(sampling.max_tokens, room), may_draw=query.draws and self.can_draw
+        )
+        request = await self._submit(prompt.sequence, sampling, query.deadline_s)
         try:
-            while True:  # no timeout around a yield: what follows may run in another task
-                left_s = None if end_s is None else end_s - time.monotonic()
-                if (item := await asyncio.wait_for(job.said.get(), left_s)) is None:
-                    break
-                yield item
-            await future
+            async for part in request.aparts():
+                yield part
+            yield self._end(request)
         finally:
-            job.is_cancelled.set()
-            future.cancel()
+            request.cancel()
             self._mean_s += 0.2 * (time.monotonic() - started_s - self._mean_s)
 
-
-@dataclass
-class _Job:
-    """One answer in the making. `run` belongs to the answering thread, `said` to the event loop."""
-
-    model: Model
-    sequence: Sequence
-    sampling: SamplingConfig
-    draws: bool
-    loop: asyncio.AbstractEventLoop
-    said: asyncio.Queue[Part | End | None] = field(default_factory=asyncio.Queue)
-    is_cancelled: threading.Event = field(default_factory=threading.Event)
-
-    def run(self) -> None:
-        """Say everything, then None; an error reaches whoever awaits the thread."""
+    async def _submit(self, sequence: Sequence, sampling: SamplingConfig, deadline_s: float | None) -> Request:
+        """Hand a prompt to the engine, in a thread, as digests and grammars take their time."""
+        pending = self._readers.submit(self.engine.submit_tokens, sequence, sampling, deadline_s=deadline_s)
         try:
-            for item in self._items():
-                self._send(item)
-        finally:
-            self._send(None)
+            return await asyncio.wrap_future(pending)
+        except asyncio.CancelledError:
+            pending.add_done_callback(_cancel)
+            raise
+        except QueueFull as error:
+            raise ApiError(429, f"{error}; try again later", retry_after_s=self._wait_s) from None
+        except RuntimeError as error:
+            raise ApiError(503, str(error)) from None
 
-    def _send(self, item: Part | End | None) -> None:
-        if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self.said.put_nowait, item)
+    def _end(self, request: Request) -> End:
+        """How a request ended; TimeoutError and ApiError as for `answer`."""
+        reason = request.reason
+        if reason == "deadline":
+            raise TimeoutError
+        if reason == "memory":
+            raise ApiError(503, "no memory is left for this answer; try again later", retry_after_s=self._wait_s)
+        if reason == "cancelled":
+            raise ApiError(503, "the server ended before this answer did")
+        if reason == "error":
+            LOG.error("an answer failed", extra={"fields": {"why": request.error}})
+            raise ApiError(500, "the server failed at this answer; its log says why")
+        assert reason is not None, "parts end with the request"
+        space, ids = self.model.renderer.space, request.said_ids
+        drawn = sum(i >= space.num_text for i in ids) if isinstance(space, IdSpace) else 0
+        return End(reason, {"TEXT": len(ids) - drawn, "IMAGE": drawn}, tuple(request.said))
 
-    def _items(self) -> Iterator[Part | End]:
-        renderer, stop = self.model.renderer, self.sampling.stop
-        writer = PartStream(renderer, stop) if isinstance(renderer, GemmaRenderer) else TextStream(renderer, stop)
-        ids: list[int] = []
-        for _, token_id in generate_ids(self.model.decoder, renderer, [self.sequence], self.sampling, draw=self.draws):
-            if self.is_cancelled.is_set():
-                return
-            ids.append(token_id)
-            yield from writer.take(token_id)
-        yield from writer.finish()
-        text = renderer.tokenizer.decode([i for i in ids if i < renderer.space.num_text]) if stop else ""
-        is_long = len(ids) >= self.sampling.max_tokens and not any(word in text for word in stop)
-        drawn = sum(i >= renderer.space.num_text for i in ids) if isinstance(renderer.space, IdSpace) else 0
-        yield End("length" if is_long else "stop", {"TEXT": len(ids) - drawn, "IMAGE": drawn})
+
+def _cancel(pending: Future[Request]) -> None:
+    if not pending.cancelled() and pending.exception() is None:
+        pending.result().cancel()
 
 
 def _count(model: Model, messages: Seq[Message], sequence: Sequence) -> Tokens:

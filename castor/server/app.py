@@ -28,7 +28,7 @@ from castor.server.service import Service
 def create_app(model: Model, config: ServerConfig | None = None, keys: Keys | None = None) -> FastAPI:
     """An ASGI application that answers with `model`; its state's `service` is a Service."""
     config = config or ServerConfig()
-    answerer = Answerer(model, max_waiting=config.max_waiting, limits=config.limits)
+    answerer = Answerer(model, max_rows=config.max_rows, max_waiting=config.max_waiting, limits=config.limits)
     measures = Measures(lambda: answerer.num_inside)
     service = Service(answerer=answerer, config=config, files=FileStore(config), measures=measures)
 

@@ -15,7 +15,8 @@ class ServerConfig:
 
     name: str = "atom"  # the model's name in addresses
     aliases: tuple[str, ...] = ()  # further names of the same model
-    max_waiting: int = 16  # requests that wait for their turn; more are answered 429
+    max_rows: int = 16  # requests that are answered together
+    max_waiting: int = 16  # requests that wait besides; more are answered 429
     max_body_bytes: int = 64 * MIB  # of one request, except for the pieces of an upload
     body_timeout_s: float = 60.0  # until a request's body must have arrived
     max_tokens: int = 1024  # of an answer where the request states no number
@@ -33,7 +34,8 @@ class ServerConfig:
     )
 
     def __post_init__(self) -> None:
-        for name in ("max_waiting", "max_body_bytes", "max_tokens", "max_candidates", "file_bytes", "files_bytes"):
+        counts = ("max_rows", "max_waiting", "max_tokens", "max_candidates")
+        for name in (*counts, "max_body_bytes", "file_bytes", "files_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         for name in self.names:

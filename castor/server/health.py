@@ -17,11 +17,12 @@ async def healthz(request: Request) -> Response:
 
 
 async def readyz(request: Request) -> Response:
-    """GET /readyz: 503 once the server is shutting down or can take no more requests."""
+    """GET /readyz: 503 once the server is shutting down, its engine has failed, or it can take no more requests."""
     service = service_of(request)
-    if service.is_draining or service.answerer.is_full:
-        return JSONResponse({"status": "draining" if service.is_draining else "full"}, 503)
-    return JSONResponse({"status": "ready"})
+    answerer = service.answerer
+    hindrances = {"draining": service.is_draining, "failed": answerer.engine.is_closed, "full": answerer.is_full}
+    hindrance = next((name for name, is_so in hindrances.items() if is_so), None)
+    return JSONResponse({"status": hindrance or "ready"}, 503 if hindrance else 200)
 
 
 async def metrics(request: Request) -> Response:
