@@ -230,6 +230,10 @@ def with_part(part: object) -> dict:
     return {"contents": [{"parts": [part]}]}
 
 
+def with_schema(schema: dict) -> dict:
+    return with_config(responseMimeType="application/json", responseSchema=schema)
+
+
 REFUSED = [
     ({}, "contents"),
     ({"contents": []}, "contents"),
@@ -246,10 +250,17 @@ REFUSED = [
     (with_config(candidateCount=99), "candidateCount"),
     (with_config(stopSequences=[""]), "stopSequences"),
     (with_config(presencePenalty=0.5), "presencePenalty"),
-    (with_config(responseMimeType="application/json"), "responseMimeType"),
-    (with_config(responseSchema={"type": "OBJECT"}), "responseSchema"),
+    (with_config(responseMimeType="text/csv"), "responseMimeType"),
+    (with_config(responseSchema={"type": "OBJECT"}), "responseMimeType"),
+    (with_schema({"type": "WORD"}), "responseSchema.type"),
+    (with_schema({"type": "OBJECT", "surprise": 1}), "surprise"),
+    (with_schema({"anyOf": [{"minItems": -1}]}), "responseSchema.anyOf[0].minItems"),
+    (with_config(responseMimeType="application/json", responseJsonSchema=[]), "responseJsonSchema"),
+    (with_config(responseMimeType="application/json", responseJsonSchema={"type": "word"}), "response_schema"),
+    (with_config(responseMimeType="application/json", responseModalities=["IMAGE"]), "JSON"),
     (with_config(responseModalities=["AUDIO"]), "responseModalities"),
-    (with_config(responseLogprobs=True), "responseLogprobs"),
+    (with_config(logprobs=3), "responseLogprobs"),
+    (with_config(responseLogprobs=True, logprobs=21), "logprobs"),
     (with_config(thinkingConfig={"effort": 1}), "effort"),
     (with_part({"text": 5}), "text"),
     (with_part({"text": "x", "inlineData": {}}), "parts[0]"),
@@ -277,9 +288,9 @@ def test_what_would_change_the_answer_is_refused_by_name(served: Served, body: d
 
 def test_the_client_reads_the_refusal(client: object) -> None:
     with pytest.raises(errors.ClientError) as refused:
-        client.models.generate_content(model="tiny", contents="x", config={"response_mime_type": "application/json"})
+        client.models.generate_content(model="tiny", contents="x", config={"presence_penalty": 0.5})
     assert (refused.value.code, refused.value.status) == (400, "INVALID_ARGUMENT")
-    assert "responseMimeType" in refused.value.message
+    assert "presencePenalty" in refused.value.message
     with pytest.raises(errors.ServerError) as missing:
         client.models.embed_content(model="tiny", contents="x")
     assert (missing.value.code, missing.value.status) == (501, "UNIMPLEMENTED")
@@ -318,6 +329,12 @@ def test_limits_of_bodies_files_and_pixels(tiny_config: ModelConfig, renderer: R
         assert (reply.status_code, reply.json()["error"]["status"]) == (413, "INVALID_ARGUMENT")
         reply = httpx.post(f"{served.url}/v1/models/tiny:generateContent", content=iter([b"x" * 60_000] * 2))
         assert reply.status_code == 413
+        head = "POST /v1/models/tiny:generateContent HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        with socket.create_connection(served.socket.getsockname()) as connection:  # too much in the last piece
+            connection.sendall(head.encode())
+            for size in (60_000, 60_000, 0):
+                connection.sendall(f"{size:x}\r\n".encode() + b"x" * size + b"\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
         large = base64.b64encode(bytes(30_000)).decode()
         reply = post(served, "countTokens", with_part({"inlineData": {"mimeType": "image/png", "data": large}}))
         assert reply.status_code == 400 and "max_bytes" in reply.json()["error"]["message"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
@@ -22,15 +23,15 @@ async def read_body(request: Request, max_bytes: int, timeout_s: float) -> bytes
         raise ApiError(400, f"content-length {stated[:40]!r} is not a number")
     too_large = ApiError(413, f"the request's body has more than the {max_bytes} bytes that are allowed")
     if len(stated) > 15 or int(stated) > max_bytes:
-        await _let_pass(request)
+        await _let_pass(request.stream())
         raise too_large
-    body = bytearray()
+    body, pieces = bytearray(), request.stream()
     try:
         async with asyncio.timeout(timeout_s):
-            async for piece in request.stream():
+            async for piece in pieces:
                 body += piece
                 if len(body) > max_bytes:
-                    await _let_pass(request)
+                    await _let_pass(pieces)  # the same stream: it may be at its end already
                     raise too_large
     except TimeoutError:
         raise ApiError(408, f"the request's body did not arrive within {timeout_s:g} s") from None
@@ -39,11 +40,11 @@ async def read_body(request: Request, max_bytes: int, timeout_s: float) -> bytes
     return bytes(body)
 
 
-async def _let_pass(request: Request) -> None:
+async def _let_pass(pieces: AsyncIterator[bytes]) -> None:
     """Read on for a moment without keeping it: a client that is still sending would miss its refusal."""
     with suppress(TimeoutError, ClientDisconnect):
         async with asyncio.timeout(2):
-            async for _ in request.stream():
+            async for _ in pieces:
                 pass
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from castor.content import Image, Part, Text, part_to_json
 from castor.server.answering import End, Modality, Tokens
 from castor.server.errors import ApiError, google_error
+from castor.server.logprobs import gemini_logprobs
 from castor.server.service import Talk
 
 REASONS = {"stop": "STOP", "length": "MAX_TOKENS"}
@@ -22,6 +23,8 @@ async def chunks(talk: Talk, model_name: str) -> AsyncIterator[dict[str, Any]]:
         candidate: dict[str, Any] = {"index": index}
         if isinstance(item, End):
             candidate |= {"content": {"role": "model", "parts": [{"text": ""}]}, "finishReason": REASONS[item.reason]}
+            if talk.query.samplings[index].logprobs is not None:
+                candidate |= gemini_logprobs(item.said, talk.service.answerer.model.tokenizer)
         elif is_wanted(talk, item):
             candidate["content"] = {"role": "model", "parts": [part_to_json(item)]}
         else:
@@ -50,7 +53,7 @@ async def whole_reply(pieces: AsyncIterator[dict[str, Any]]) -> dict[str, Any]:
         kept = candidates.setdefault(
             candidate["index"], {"index": candidate["index"], "content": {"role": "model", "parts": []}}
         )
-        kept |= {key: value for key, value in candidate.items() if key == "finishReason"}
+        kept |= {key: value for key, value in candidate.items() if key not in ("index", "content")}
         for part in candidate["content"]["parts"]:
             _join(kept["content"]["parts"], part)
         reply = {**piece, "candidates": list(candidates.values())}

@@ -14,6 +14,8 @@ from castor.media.limits import Limits
 from castor.server.answering import Query
 from castor.server.bodies import boolean, number, texts, whole
 from castor.server.errors import ApiError
+from castor.server.logprobs import MOST_ALTERNATIVES
+from castor.server.schemas import of_gemini
 
 IGNORED = {"model", "safetySettings", "labels", "serviceTier", "store"}  # clients send these unasked
 REFUSED = {"cachedContent", "continuationToken"}
@@ -21,17 +23,13 @@ REQUEST_KEYS = {"contents", "systemInstruction", "generationConfig", "tools", "t
 NO_EFFECT: dict[str, tuple[Any, ...]] = {  # settings that are not offered, and values with which they change nothing
     "presencePenalty": (0,),
     "frequencyPenalty": (0,),
-    "responseLogprobs": (False,),
-    "logprobs": (),
-    "responseMimeType": ("", "text/plain"),
-    "responseSchema": (),
-    "responseJsonSchema": (),
     "speechConfig": (),
     "imageConfig": ({}, {"aspectRatio": "1:1"}, {"aspect_ratio": "1:1"}),
     "mediaResolution": ("MEDIA_RESOLUTION_UNSPECIFIED",),
 }
 CONFIG_KEYS = {
     *("temperature", "topP", "topK", "maxOutputTokens", "stopSequences", "seed", "candidateCount"),
+    *("responseMimeType", "responseSchema", "responseJsonSchema", "responseLogprobs", "logprobs"),
     *("responseModalities", "thinkingConfig", "enableEnhancedCivicAnswers", *NO_EFFECT),
 }
 OpenFile = Callable[[Mapping[str, Any], str], Part]  # a fileData object and its place in the request
@@ -61,12 +59,16 @@ def read_request(body: Mapping[str, Any], able: Abilities, *, deadline_s: float 
             raise ApiError(400, f"{place}={config[key]!r:.60} is not offered here", field=place)
     draws, writes = _modalities(config.get("responseModalities"), able.can_draw)
     thinking, shows_thoughts = _thinking(config.get("thinkingConfig"), able.knows_tools)
+    tools = _tools(fields, able.knows_tools)
+    schema = of_gemini(config)
+    if schema is not None and (tools or thinking or not writes):
+        raise ApiError(400, "an answer in JSON cannot think, call functions or be a picture", field="generationConfig")
     return Query(
         messages=read_messages(fields, able),
-        samplings=_samplings(config, able),
+        samplings=_samplings(config, schema, able),
         draws=draws,
         writes=writes,
-        tools=_tools(fields, able.knows_tools),
+        tools=tools,
         thinking=thinking,
         shows_thoughts=shows_thoughts,
         deadline_s=deadline_s,
@@ -126,10 +128,10 @@ def _part(part: object, place: str, able: Abilities) -> Part:
     return part_from_json(kept, limits=able.limits, place=place)
 
 
-def _samplings(config: Mapping[str, Any], able: Abilities) -> tuple[SamplingConfig, ...]:
+def _samplings(config: Mapping[str, Any], schema: dict[str, Any] | None, able: Abilities) -> tuple[SamplingConfig, ...]:
     place = "generationConfig."
     count = whole(config.get("candidateCount", 1), f"{place}candidateCount", 1, able.max_candidates)
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"response_schema": schema, "logprobs": _logprobs(config, place)}
     if "temperature" in config:
         options["temperature"] = number(config["temperature"], f"{place}temperature", 0, 100)
     if "topP" in config and (top_p := number(config["topP"], f"{place}topP", 0, 1)) > 0:
@@ -142,6 +144,15 @@ def _samplings(config: Mapping[str, Any], able: Abilities) -> tuple[SamplingConf
     stop = texts(config.get("stopSequences", []), f"{place}stopSequences", 16)
     seed = whole(config.get("seed", secrets.randbits(31)), f"{place}seed", -(2**63), 2**62)
     return tuple(SamplingConfig(max_tokens=most, stop=stop, seed=seed + at, **options) for at in range(count))
+
+
+def _logprobs(config: Mapping[str, Any], place: str) -> int | None:
+    count = whole(config.get("logprobs", 0), f"{place}logprobs", 0, MOST_ALTERNATIVES)
+    if boolean(config.get("responseLogprobs", False), f"{place}responseLogprobs"):
+        return count
+    if "logprobs" in config:
+        raise ApiError(400, f"{place}logprobs needs responseLogprobs", field=f"{place}logprobs")
+    return None
 
 
 def _modalities(value: object, can_draw: bool) -> tuple[bool, bool]:

@@ -19,6 +19,7 @@ from castor.content import Image, Part, Text
 from castor.server.answering import End
 from castor.server.errors import ApiError, openai_error
 from castor.server.gemini import able, get_model, list_models
+from castor.server.logprobs import openai_logprobs
 from castor.server.openai_request import read_chat, streams
 from castor.server.service import Talk, json_of, service_of, talk, while_there
 
@@ -55,11 +56,12 @@ async def chat(request: Request) -> Response:
 
 async def _whole(speaking: Talk) -> dict[str, Any]:
     messages: dict[int, dict[str, Any]] = {}
-    reasons: dict[int, str] = {}
+    ends: dict[int, dict[str, Any]] = {}
     async for index, item in speaking.items():
         message = messages.setdefault(index, {"role": "assistant", "content": None, "refusal": None})
         if isinstance(item, End):
-            reasons[index] = "tool_calls" if "tool_calls" in message else REASONS[item.reason]
+            reason = "tool_calls" if "tool_calls" in message else REASONS[item.reason]
+            ends[index] = {"logprobs": _logprobs(speaking, index, item), "finish_reason": reason}
             continue
         for key, value in _delta(item, len(message.get("tool_calls", ()))).items():
             before = message.get(key)
@@ -67,10 +69,7 @@ async def _whole(speaking: Talk) -> dict[str, Any]:
     for message in messages.values():
         for call in message.get("tool_calls", ()):
             del call["index"]
-    choices = [
-        {"index": index, "message": message, "logprobs": None, "finish_reason": reasons[index]}
-        for index, message in messages.items()
-    ]
+    choices = [{"index": index, "message": message, **ends[index]} for index, message in messages.items()]
     return {"choices": choices, "usage": _usage(speaking)}
 
 
@@ -81,7 +80,7 @@ async def _chunks(speaking: Talk, with_usage: bool) -> AsyncIterator[dict[str, A
     async for index, item in speaking.items():
         if isinstance(item, End):
             reason = "tool_calls" if calls.get(index) else REASONS[item.reason]
-            yield _chunk(index, {}, reason, with_usage)
+            yield _chunk(index, {}, reason, with_usage, _logprobs(speaking, index, item))
         elif delta := _delta(item, calls.get(index, 0)):
             calls[index] = calls.get(index, 0) + len(delta.get("tool_calls", ()))
             yield _chunk(index, delta, None, with_usage)
@@ -89,9 +88,18 @@ async def _chunks(speaking: Talk, with_usage: bool) -> AsyncIterator[dict[str, A
         yield {"choices": [], "usage": _usage(speaking)}
 
 
-def _chunk(index: int, delta: dict[str, Any], reason: str | None, with_usage: bool) -> dict[str, Any]:
-    choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
+def _chunk(
+    index: int, delta: dict[str, Any], reason: str | None, with_usage: bool, logprobs: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
     return {"choices": [choice], **({"usage": None} if with_usage else {})}
+
+
+def _logprobs(speaking: Talk, index: int, end: End) -> dict[str, Any] | None:
+    """Those of a whole answer, where they were asked for; a stream gives them with its last chunk."""
+    if speaking.query.samplings[index].logprobs is None:
+        return None
+    return openai_logprobs(end.said, speaking.service.answerer.model.tokenizer)
 
 
 def _delta(part: Part, number: int) -> dict[str, Any]:

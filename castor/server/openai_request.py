@@ -15,6 +15,8 @@ from castor.server.answering import Query
 from castor.server.bodies import boolean, number, texts, whole
 from castor.server.errors import ApiError
 from castor.server.gemini_request import Abilities
+from castor.server.logprobs import MOST_ALTERNATIVES
+from castor.server.schemas import of_openai
 
 IGNORED = {  # about bookkeeping, or hints that promise nothing
     *("user", "metadata", "store", "service_tier", "parallel_tool_calls", "safety_identifier", "prompt_cache_key"),
@@ -24,9 +26,6 @@ NO_EFFECT: dict[str, tuple[Any, ...]] = {  # settings that are not offered, and 
     "presence_penalty": (0,),
     "frequency_penalty": (0,),
     "logit_bias": ({},),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "response_format": ({"type": "text"},),
     "audio": (),
     "functions": ([],),
     "function_call": ("none",),
@@ -36,6 +35,7 @@ NO_EFFECT: dict[str, tuple[Any, ...]] = {  # settings that are not offered, and 
 }
 KNOWN = {
     *("model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "seed", "stop", "n"),
+    *("logprobs", "top_logprobs", "response_format"),
     *("stream", "stream_options", "tools", "tool_choice", "modalities", *IGNORED, *NO_EFFECT),
 }
 MEDIA: dict[str, type[Image | Audio | Video | Document]] = {
@@ -54,11 +54,14 @@ def read_chat(body: Mapping[str, Any], able: Abilities) -> Query:
     for key, harmless in NO_EFFECT.items():
         if key in fields and fields[key] not in harmless:
             raise ApiError(400, f"{key}={fields[key]!r:.60} is not offered here", field=key)
+    tools, schema = _tools(fields, able), of_openai(fields)
+    if tools and schema is not None:
+        raise ApiError(400, "an answer in JSON cannot call functions", field="response_format")
     return Query(
         messages=_messages(fields.get("messages"), able),
-        samplings=_samplings(fields, able),
+        samplings=_samplings(fields, schema, able),
         draws=_draws(fields.get("modalities", ["text"]), able),
-        tools=_tools(fields, able),
+        tools=tools,
     )
 
 
@@ -72,8 +75,8 @@ def streams(body: Mapping[str, Any]) -> tuple[bool, bool]:
     return boolean(body.get("stream") or False, "stream"), usage
 
 
-def _samplings(fields: Mapping[str, Any], able: Abilities) -> tuple[SamplingConfig, ...]:
-    options: dict[str, Any] = {}
+def _samplings(fields: Mapping[str, Any], schema: dict[str, Any] | None, able: Abilities) -> tuple[SamplingConfig, ...]:
+    options: dict[str, Any] = {"response_schema": schema, "logprobs": _logprobs(fields)}
     if "temperature" in fields:
         options["temperature"] = number(fields["temperature"], "temperature", 0, 100)
     if "top_p" in fields and (top_p := number(fields["top_p"], "top_p", 0, 1)) > 0:
@@ -88,6 +91,15 @@ def _samplings(fields: Mapping[str, Any], able: Abilities) -> tuple[SamplingConf
     options |= {"stop": texts(fields.get("stop", []), "stop", 16)}
     count = whole(fields.get("n", 1), "n", 1, able.max_candidates)
     return tuple(SamplingConfig(seed=seed + at, **options) for at in range(count))
+
+
+def _logprobs(fields: Mapping[str, Any]) -> int | None:
+    count = whole(fields.get("top_logprobs", 0), "top_logprobs", 0, MOST_ALTERNATIVES)
+    if boolean(fields.get("logprobs", False), "logprobs"):
+        return count
+    if count:
+        raise ApiError(400, "top_logprobs needs logprobs", field="top_logprobs")
+    return None
 
 
 def _draws(value: object, able: Abilities) -> bool:
