@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import logging
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from collections.abc import Sequence as Seq
@@ -30,7 +29,6 @@ from castor.tokens.space import IdSpace
 
 Modality = Literal["TEXT", "IMAGE", "VIDEO", "AUDIO", "DOCUMENT"]
 Tokens = Mapping[Modality, int]
-LOG = logging.getLogger("castor.server")
 STEP_TOKENS = 512  # read in one step of the engine
 
 
@@ -164,8 +162,10 @@ class Answerer:
             raise
         except QueueFull as error:
             raise ApiError(429, f"{error}; try again later", retry_after_s=self._wait_s) from None
-        except RuntimeError as error:
-            raise ApiError(503, str(error)) from None
+        except RuntimeError:
+            if not self.engine.is_closed:
+                raise
+            raise ApiError(503, "this server's model answers no more; the server must be started again") from None
 
     def _end(self, request: Request) -> End:
         """How a request ended; TimeoutError and ApiError as for `answer`."""
@@ -177,8 +177,7 @@ class Answerer:
         if reason == "cancelled":
             raise ApiError(503, "the server ended before this answer did")
         if reason == "error":
-            LOG.error("an answer failed", extra={"fields": {"why": request.error}})
-            raise ApiError(500, "the server failed at this answer; its log says why")
+            raise ApiError(500, f"the server failed at this answer: {request.error}")
         assert reason is not None, "parts end with the request"
         space, ids = self.model.renderer.space, request.said_ids
         drawn = sum(i >= space.num_text for i in ids) if isinstance(space, IdSpace) else 0
