@@ -20,6 +20,7 @@ from castor.cli_options import (
     whole,
 )
 from castor.cli_published import add_published_verbs
+from castor.cli_serve import add_serve_verb
 from castor.runtime import before_torch, use_faster_malloc
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ Castor reads text, pictures, sound, video and pages, and writes text and picture
   castor eval --limit 50                           score every ability, with chance beside it
   castor pull google/gemma-4-E2B-it                fetch a published model, then: castor chat --model NAME
   castor embed --model NAME "a red dog" --image a.png   vectors of texts and files, by a model that makes them
+  castor serve                                     answer clients of the Gemini and OpenAI APIs
 """
 
 GENERATE = """\
@@ -156,6 +158,7 @@ def build_parser() -> argparse.ArgumentParser:
     merge_options(verb("merge", run_merge, "put an adapter into a model's weights for good, as a folder of its own"))
     eval_options(verb("eval", run_eval, "score every ability on unseen examples, with intervals and chance"))
     add_published_verbs(verb)
+    add_serve_verb(verb)
     _data_options(verb("data", lambda _: data.print_help(), "make, look at and count training data"))
     data = verbs.choices["data"]
     return parser

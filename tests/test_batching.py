@@ -121,6 +121,23 @@ def test_a_drawing_is_the_same_every_way(model: Model) -> None:
         assert 40 < len(said) < 80 and any(model.renderer.space.is_code(token_id) for token_id in said)
 
 
+def test_a_request_may_forbid_drawing(model: Model) -> None:
+    with torch.no_grad():  # a drawing at once, where it may be
+        model.decoder.language_model.embed_tokens.weight[model.renderer.space.special("<|draw>")] *= 50
+    engine = Engine(model)
+    free, bound = (
+        engine.submit_tokens(
+            sequence_of(model, "draw it"), SamplingConfig(max_tokens=14, temperature=1.0, seed=9, may_draw=may_draw)
+        )
+        for may_draw in (True, False)
+    )
+    while engine.step():
+        pass
+    num_text = model.renderer.space.num_text
+    assert any(token_id >= num_text for token_id in free.said_ids)
+    assert bound.said_ids and all(token_id < num_text for token_id in bound.said_ids)
+
+
 VARIANTS = {
     "shared keys and per-layer inputs": {
         "num_hidden_layers": 6,

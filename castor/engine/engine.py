@@ -80,7 +80,8 @@ class Engine:
             token_budget=config.token_budget,
             reuse_prefixes=config.reuse_prefixes,
         )
-        self.grammar = grammar_of(renderer.space, may_draw=model.codec is not None)
+        can_draw = model.codec is not None
+        self._grammars = {wish: grammar_of(renderer.space, may_draw=wish and can_draw) for wish in (False, True)}
         self.constrainer = Constrainer(renderer.tokenizer, renderer.space, renderer.stop_id)
         self._inbox: deque[Request] = deque()
         self._arrivals = itertools.count()
@@ -155,6 +156,11 @@ class Engine:
                 f"(cache_tokens={self.config.cache_tokens})"
             )
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it answers nothing any more: closed, or ended by an error."""
+        return self._is_closed
+
     def step(self) -> bool:
         """Compute one step; False where nothing runs or waits."""
         with self._stepping:
@@ -194,9 +200,10 @@ class Engine:
 
     def _choose(self, request: Request, logits_V: torch.Tensor) -> Said:
         sampling, constraint = request.sampling, request.constraint
-        allowed_V = self.grammar.allowed_V(request.said_ids) if constraint is None else constraint.allowed_V()
+        grammar = self._grammars[sampling.may_draw]
+        allowed_V = grammar.allowed_V(request.said_ids) if constraint is None else constraint.allowed_V()
         permitted_V = logits_V.masked_fill(~allowed_V, -torch.inf)
-        token_id = pick(permitted_V, sampling, request.generator, is_code=self.grammar.is_code(allowed_V))
+        token_id = pick(permitted_V, sampling, request.generator, is_code=grammar.is_code(allowed_V))
         if constraint is not None and token_id != self.model.renderer.stop_id:
             constraint.take(token_id)
         if sampling.logprobs is None:
@@ -212,7 +219,8 @@ class Engine:
             text = request.renderer.tokenizer.decode([i for i in ids if i < request.renderer.space.num_text])
             if any(stop in text for stop in sampling.stop):
                 return "stop"
-        return "length" if len(ids) >= sampling.max_tokens and not self.grammar.is_drawing(ids) else None
+        is_drawing = self._grammars[sampling.may_draw].is_drawing(ids)
+        return "length" if len(ids) >= sampling.max_tokens and not is_drawing else None
 
     def _end(self, request: Request, reason: Reason, error: str = "") -> None:
         self.scheduler.remove(request)

@@ -95,7 +95,7 @@ class Request:
         self._clock = clock
         self._submitted_s = clock()
         self._first_s: float | None = None
-        self._ended_s, self._error = 0.0, ""
+        self._ended_s, self.error = 0.0, ""  # what failed
 
     @property
     def said_ids(self) -> list[int]:
@@ -128,7 +128,7 @@ class Request:
 
     def end(self, reason: Reason, error: str = "") -> None:
         """Nothing more will come; after an error, `result` raises it."""
-        self._error = error
+        self.error = error
         self._ended_s = self._clock()
         self.entering = None
         with self._changed:
@@ -197,7 +197,7 @@ class Request:
                 raise TimeoutError(f"no end within {timeout_s} s")
         assert self.reason is not None
         if self.reason == "error":
-            raise RuntimeError(self._error)
+            raise RuntimeError(self.error)
         return Result(
             message=Message("model", cut(self.renderer.decode(self.said_ids), self.sampling.stop)),
             said=tuple(self.said),

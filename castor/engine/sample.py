@@ -28,6 +28,7 @@ class SamplingConfig:
     stop: tuple[str, ...] = ()  # texts that end the reply and are left out of it
     logprobs: int | None = None  # 0: the log-probability of what was said; k: those of the k likeliest ids besides
     response_schema: dict[str, Any] | None = None  # JSON schema: the reply is JSON and valid, and has no pictures
+    may_draw: bool = True  # where the model can: False keeps pictures out of the reply
     response_regex: str | None = None  # the reply is a text that all of this matches
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ from castor.recipes.pipeline import RunConfig, run_pipeline
 from castor.recipes.plots import plot_run
 from castor.runtime import hardware
 
-EVALUATION_SHARE = 0.12  # of the minutes: evaluation, tokenizer and compiling are paid from it
+EVALUATION_SHARE = 0.09  # of the minutes: evaluation, tokenizer and compiling are paid from it
 
 
 def speedrun(overrides: Sequence[str] = ()) -> Report | None:

@@ -1,0 +1,81 @@
+"""The verb `serve`. A part of `cli.py`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from castor.cli_options import model_option, whole
+
+SERVE = """\
+Answers clients of the Gemini API and of the OpenAI API; only their address changes.
+
+  castor serve                                     the shipped model at http://127.0.0.1:8000
+  castor serve --model google/gemma-4-E2B-it       a pulled model
+  castor serve --alias gemini-2.5-flash            for programs that ask for that name
+  castor serve --host 0.0.0.0 --api-key-file keys  for other machines: one key a line, or sha256: and its digest
+
+  from google import genai
+  client = genai.Client(api_key="none", http_options={"base_url": "http://127.0.0.1:8000"})
+  print(client.models.generate_content(model="atom", contents="Hello").text)
+
+  from openai import OpenAI
+  client = OpenAI(api_key="none", base_url="http://127.0.0.1:8000/v1")
+  print(client.chat.completions.create(model="atom", messages=[{"role": "user", "content": "Hello"}]))
+
+As many requests as --together says are answered at once; further ones wait, and beyond --queue they are answered 429.
+/healthz and /readyz are for supervisors, /metrics for Prometheus. SIGTERM lets answers under way finish.
+Needs: pip install 'castor[serve]'
+"""
+
+
+def add_serve_verb(verb: Callable[..., Any]) -> None:
+    """Add it to the command line; `verb` makes one of a name, what it runs, a summary and a text."""
+    parser = verb("serve", run_serve, "answer clients of the Gemini and OpenAI APIs over HTTP", SERVE)
+    model_option(parser)
+    parser.add_argument("--name", help="the model's name in addresses (default: as in --model, of a folder its name)")
+    parser.add_argument("--alias", action="append", default=[], metavar="NAME", help="one more name; may be repeated")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: 8000)")
+    parser.add_argument(
+        "--api-key", action="append", default=[], metavar="KEY", help="ask for this key; other users may see it in ps"
+    )
+    parser.add_argument("--api-key-file", metavar="FILE", help="ask for one of the keys in a file, a line each")
+    parser.add_argument("--together", type=whole, default=16, metavar="N", help="requests answered at once (16)")
+    parser.add_argument("--queue", type=whole, default=16, metavar="N", help="requests that may wait (default: 16)")
+    parser.add_argument("--max-tokens", type=whole, default=1024, metavar="N", help="unless a request says (1024)")
+    parser.add_argument("--files", default="", metavar="FOLDER", help="keep uploads here (default: until the end)")
+
+
+def run_serve(arguments: Any) -> None:
+    """castor serve: settings and address are checked before the model is loaded. CASTOR_API_KEY is a key, too."""
+    try:
+        from castor.server.run import listen, serve
+    except ModuleNotFoundError as error:
+        if error.name not in ("fastapi", "starlette", "uvicorn", "prometheus_client"):
+            raise
+        raise ValueError(f"serving needs {error.name}: pip install 'castor[serve]'") from None
+    import castor
+    from castor.server.config import ServerConfig
+    from castor.server.keys import Keys
+
+    config = ServerConfig(
+        name=arguments.name or _name(arguments.model),
+        aliases=tuple(arguments.alias),
+        max_rows=arguments.together,
+        max_waiting=arguments.queue,
+        max_tokens=arguments.max_tokens,
+        files_folder=arguments.files,
+    )
+    given = [*arguments.api_key, *filter(None, [os.environ.get("CASTOR_API_KEY")])]
+    keys = Keys.of_file(arguments.api_key_file, given) if arguments.api_key_file else Keys(given)
+    if arguments.api_key_file and not len(keys):
+        raise ValueError(f"{arguments.api_key_file}: there is no key in this file")
+    with listen(arguments.host, arguments.port) as bound:
+        serve(castor.load(arguments.model, adapter=arguments.adapter), config, keys, bound)
+
+
+def _name(model: str) -> str:
+    return Path(model).resolve().name if Path(model).is_dir() else model

@@ -1,0 +1,48 @@
+"""What a server may spend and where it keeps files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from castor.media.limits import Limits
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """Limits of one server; each is reported to the client that is beyond it."""
+
+    name: str = "atom"  # the model's name in addresses
+    aliases: tuple[str, ...] = ()  # further names of the same model
+    max_rows: int = 16  # requests that are answered together
+    max_waiting: int = 16  # requests that wait besides; more are answered 429
+    max_body_bytes: int = 64 * MIB  # of one request, except for the pieces of an upload
+    body_timeout_s: float = 60.0  # until a request's body must have arrived
+    max_tokens: int = 1024  # of an answer where the request states no number
+    max_candidates: int = 8
+    drain_s: int = 60  # after SIGTERM, until answers under way are broken off
+    files_folder: str = ""  # where uploaded files lie; empty: a folder that goes with the server
+    file_bytes: int = 256 * MIB  # of one uploaded file
+    files_bytes: int = 2048 * MIB  # of all of them
+    files_hours: float = 48.0  # that an uploaded file is kept
+    upload_hours: float = 1.0  # that an unfinished upload is kept
+    limits: Limits = field(
+        default_factory=lambda: Limits(
+            max_bytes=256 * MIB, max_pixels=32_000_000, max_seconds=1200.0, max_total_pixels=128_000_000
+        )
+    )
+
+    def __post_init__(self) -> None:
+        counts = ("max_rows", "max_waiting", "max_tokens", "max_candidates")
+        for name in (*counts, "max_body_bytes", "file_bytes", "files_bytes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in self.names:
+            if not name or any(c.isspace() or not c.isprintable() or c in "?#%" for c in name):
+                raise ValueError(f"a model's name in addresses has no spaces, '?', '#' or '%', and is not {name!r}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names of the model, its own first."""
+        return (self.name, *(alias for alias in self.aliases if alias != self.name))

@@ -1,0 +1,134 @@
+"""The Gemini API's routes for models: list, get, generateContent, streamGenerateContent, countTokens."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from castor import __version__
+from castor.server.bodies import number
+from castor.server.gemini_reply import as_array, as_events, chunks, details, whole_reply
+from castor.server.gemini_request import Abilities, read_count, read_request
+from castor.server.service import Service, json_of, page_of, service_of, talk, while_there
+from castor.server.uploads import open_file
+
+VERSIONS = ("v1", "v1beta", "v1alpha")
+router = APIRouter()
+
+
+def about(service: Service, name: str) -> dict[str, Any]:
+    """A model as both kinds of clients read it: Google's fields and OpenAI's side by side."""
+    answerer = service.answerer
+    google = {
+        "name": f"models/{name}",
+        "baseModelId": service.config.name,
+        "version": __version__,
+        "displayName": name,
+        "description": "Served by Castor" + ("; draws pictures" if answerer.can_draw else ""),
+        "inputTokenLimit": answerer.max_positions,
+        "outputTokenLimit": answerer.max_positions,
+        "supportedGenerationMethods": ["generateContent", "streamGenerateContent", "countTokens"],
+        "temperature": 0.0,
+        "topP": 1.0,
+        "maxTemperature": 100.0,
+        "thinking": answerer.knows_tools,
+    }
+    return {**google, "id": name, "object": "model", "created": int(service.started_s), "owned_by": "castor"}
+
+
+def able(request: Request) -> Abilities:
+    """What this server and its model can, for one client."""
+    service = service_of(request)
+    return Abilities(
+        can_draw=service.answerer.can_draw,
+        knows_tools=service.answerer.knows_tools,
+        max_tokens=service.config.max_tokens,
+        max_candidates=service.config.max_candidates,
+        limits=service.config.limits,
+        open_file=partial(open_file, request),
+    )
+
+
+def deadline_of(request: Request) -> float | None:
+    """Seconds that the client waits, where it says so."""
+    stated = request.headers.get("x-server-timeout")
+    return None if stated is None else number(stated, "X-Server-Timeout", 0.001, 86_400)
+
+
+async def list_models(request: Request) -> Response:
+    """GET /v1/models, to either kind of client."""
+    service = service_of(request)
+    models = [about(service, name) for name in service.config.names]
+    return JSONResponse({"object": "list", "data": models, **page_of(request, models, "models")})
+
+
+async def get_model(request: Request) -> Response:
+    """GET /v1/models/NAME, to either kind of client."""
+    service, name = service_of(request), request.path_params["name"]
+    service.check_name(name)
+    return JSONResponse(about(service, name))
+
+
+async def post_model(request: Request) -> Response:
+    """POST /v1/models/NAME:METHOD. A name may hold colons and slashes; an unknown method is an unknown address."""
+    name, _, method = request.path_params["rest"].rpartition(":")
+    if method not in METHODS:
+        raise HTTPException(404)
+    request.state.method = method
+    service_of(request).check_name(name)
+    return await METHODS[method](request, name)
+
+
+async def generate(request: Request, name: str) -> Response:
+    """models.generateContent."""
+    body = await json_of(request)
+    make = partial(read_request, body, able(request), deadline_s=deadline_of(request))
+
+    async def answer() -> dict[str, Any]:
+        async with talk(service_of(request), make) as speaking:
+            return await whole_reply(chunks(speaking, name))
+
+    return JSONResponse(await while_there(request, answer()))
+
+
+async def stream(request: Request, name: str) -> Response:
+    """models.streamGenerateContent: events with alt=sse, else an array. An error before the first piece is a status."""
+    body = await json_of(request)
+    make = partial(read_request, body, able(request), deadline_s=deadline_of(request))
+
+    async def pieces() -> AsyncIterator[dict[str, Any]]:
+        async with talk(service_of(request), make) as speaking:
+            async for piece in chunks(speaking, name):
+                yield piece
+
+    spoken = pieces()
+    first = [await anext(spoken)]
+    if request.query_params.get("alt") == "sse":
+        return StreamingResponse(as_events(first, spoken), media_type="text/event-stream")
+    return StreamingResponse(as_array(first, spoken), media_type="application/json")
+
+
+async def count(request: Request, name: str) -> Response:
+    """models.countTokens."""
+    body = await json_of(request)
+    async with talk(service_of(request), partial(read_count, body, able(request))) as asked:
+        tokens = asked.prompt.tokens
+    return JSONResponse({"totalTokens": sum(tokens.values()), "promptTokensDetails": details(tokens)})
+
+
+METHODS: dict[str, Callable[[Request, str], Awaitable[Response]]] = {
+    "generateContent": generate,
+    "streamGenerateContent": stream,
+    "countTokens": count,
+}
+
+for version in VERSIONS:
+    router.add_route(f"/{version}/models", list_models, methods=["GET"])
+    router.add_route(f"/{version}/models/{{name:path}}", get_model, methods=["GET"])
+    router.add_route(f"/{version}/models/{{rest:path}}", post_model, methods=["POST"])

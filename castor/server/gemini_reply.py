@@ -1,0 +1,117 @@
+"""Answers in the Gemini API's form: chunks of a stream, one whole reply, and the use of tokens."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any
+
+from castor.content import Image, Part, Text, part_to_json
+from castor.server.answering import End, Modality, Tokens
+from castor.server.errors import ApiError, google_error
+from castor.server.logprobs import gemini_logprobs
+from castor.server.service import Talk
+
+REASONS = {"stop": "STOP", "length": "MAX_TOKENS"}
+
+
+async def chunks(talk: Talk, model_name: str) -> AsyncIterator[dict[str, Any]]:
+    """GenerateContentResponse for GenerateContentResponse: one for each part, and one for each candidate's end."""
+    response_id = secrets.token_urlsafe(12)
+    async for index, item in talk.items():
+        candidate: dict[str, Any] = {"index": index}
+        if isinstance(item, End):
+            candidate |= {"content": {"role": "model", "parts": [{"text": ""}]}, "finishReason": REASONS[item.reason]}
+            if talk.query.samplings[index].logprobs is not None:
+                candidate |= gemini_logprobs(item.said, talk.service.answerer.model.tokenizer)
+        elif is_wanted(talk, item):
+            candidate["content"] = {"role": "model", "parts": [part_to_json(item)]}
+        else:
+            continue
+        yield {
+            "candidates": [candidate],
+            "usageMetadata": usage(talk.prompt.tokens, talk.said),
+            "modelVersion": model_name,
+            "responseId": response_id,
+        }
+
+
+def is_wanted(talk: Talk, part: Part) -> bool:
+    """Whether the request asked to be given a part of this kind."""
+    if isinstance(part, Text):
+        return talk.query.shows_thoughts if part.thought else talk.query.writes
+    return not isinstance(part, Image) or talk.query.draws
+
+
+async def whole_reply(pieces: AsyncIterator[dict[str, Any]]) -> dict[str, Any]:
+    """All chunks as one reply: neighbouring texts of a candidate joined."""
+    reply: dict[str, Any] = {}
+    candidates: dict[int, dict[str, Any]] = {}
+    async for piece in pieces:
+        [candidate] = piece["candidates"]
+        kept = candidates.setdefault(
+            candidate["index"], {"index": candidate["index"], "content": {"role": "model", "parts": []}}
+        )
+        kept |= {key: value for key, value in candidate.items() if key not in ("index", "content")}
+        for part in candidate["content"]["parts"]:
+            _join(kept["content"]["parts"], part)
+        reply = {**piece, "candidates": list(candidates.values())}
+    return reply
+
+
+def _join(parts: list[dict[str, Any]], part: dict[str, Any]) -> None:
+    if parts and "text" in part and "text" in parts[-1] and part.get("thought") == parts[-1].get("thought"):
+        parts[-1] = {**parts[-1], "text": parts[-1]["text"] + part["text"]}
+    elif part != {"text": ""} or not parts:
+        parts.append(part)
+
+
+def usage(prompt: Tokens, said: Tokens) -> dict[str, Any]:
+    """usageMetadata with the counts of each modality that occurs."""
+    num_prompt, num_said = sum(prompt.values()), sum(said.values())
+    return {
+        "promptTokenCount": num_prompt,
+        "candidatesTokenCount": num_said,
+        "totalTokenCount": num_prompt + num_said,
+        "promptTokensDetails": details(prompt),
+        "candidatesTokensDetails": details(said),
+    }
+
+
+def details(tokens: Mapping[Modality, int]) -> list[dict[str, Any]]:
+    """[{"modality": "TEXT", "tokenCount": 3}, ...] without zeros."""
+    return [{"modality": name, "tokenCount": count} for name, count in tokens.items() if count]
+
+
+async def as_events(first: Iterable[dict[str, Any]], rest: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
+    """Server-sent events exactly as Google's clients take them: one line of ASCII each, no comments, no end mark."""
+    for piece in first:
+        yield _event(piece)
+    async for piece in told(rest):
+        yield _event(piece)
+
+
+async def as_array(first: Iterable[dict[str, Any]], rest: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
+    """One JSON array, an element at a time."""
+    opening = b"["
+    for piece in first:
+        yield opening + json.dumps(piece).encode()
+        opening = b",\r\n"
+    async for piece in told(rest):
+        yield opening + json.dumps(piece).encode()
+        opening = b",\r\n"
+    yield b"]"
+
+
+async def told(pieces: AsyncIterator[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+    """The pieces; an error in their midst as a last piece, as the status has been sent."""
+    try:
+        async for piece in pieces:
+            yield piece
+    except ApiError as error:
+        yield google_error(error)
+
+
+def _event(piece: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(piece).encode() + b"\r\n\r\n"

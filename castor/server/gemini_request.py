@@ -1,0 +1,210 @@
+"""The Gemini API's requests as queries; what would change the answer and is not offered is refused by name."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from castor.calls import json_fields
+from castor.content import Message, Part, part_from_json
+from castor.engine.sample import SamplingConfig
+from castor.media.limits import Limits
+from castor.server.answering import Query
+from castor.server.bodies import boolean, number, texts, whole
+from castor.server.errors import ApiError
+from castor.server.logprobs import MOST_ALTERNATIVES
+from castor.server.schemas import of_gemini
+
+IGNORED = {"model", "safetySettings", "labels", "serviceTier", "store"}  # clients send these unasked
+REFUSED = {"cachedContent", "continuationToken"}
+REQUEST_KEYS = {"contents", "systemInstruction", "generationConfig", "tools", "toolConfig", *IGNORED, *REFUSED}
+NO_EFFECT: dict[str, tuple[Any, ...]] = {  # settings that are not offered, and values with which they change nothing
+    "presencePenalty": (0,),
+    "frequencyPenalty": (0,),
+    "speechConfig": (),
+    "imageConfig": ({}, {"aspectRatio": "1:1"}, {"aspect_ratio": "1:1"}),
+    "mediaResolution": ("MEDIA_RESOLUTION_UNSPECIFIED",),
+}
+CONFIG_KEYS = {
+    *("temperature", "topP", "topK", "maxOutputTokens", "stopSequences", "seed", "candidateCount"),
+    *("responseMimeType", "responseSchema", "responseJsonSchema", "responseLogprobs", "logprobs"),
+    *("responseModalities", "thinkingConfig", "enableEnhancedCivicAnswers", *NO_EFFECT),
+}
+OpenFile = Callable[[Mapping[str, Any], str], Part]  # a fileData object and its place in the request
+
+
+@dataclass(frozen=True, kw_only=True)
+class Abilities:
+    """What requests are checked against: what the model can, and what the server allows."""
+
+    can_draw: bool
+    knows_tools: bool
+    max_tokens: int
+    max_candidates: int
+    limits: Limits
+    open_file: OpenFile
+
+
+def read_request(body: Mapping[str, Any], able: Abilities, *, deadline_s: float | None = None) -> Query:
+    """The body of generateContent. ValueError or ApiError names a wrong field."""
+    fields = json_fields(body, "the request", REQUEST_KEYS)
+    for key in sorted(REFUSED & set(fields)):
+        raise ApiError(400, f"{key} is not offered here", field=key)
+    config = json_fields(fields.get("generationConfig", {}), "generationConfig", CONFIG_KEYS)
+    for key, harmless in NO_EFFECT.items():
+        if key in config and config[key] not in harmless:
+            place = f"generationConfig.{key}"
+            raise ApiError(400, f"{place}={config[key]!r:.60} is not offered here", field=place)
+    draws, writes = _modalities(config.get("responseModalities"), able.can_draw)
+    thinking, shows_thoughts = _thinking(config.get("thinkingConfig"), able.knows_tools)
+    tools = _tools(fields, able.knows_tools)
+    schema = of_gemini(config)
+    if schema is not None and (tools or thinking or not writes):
+        raise ApiError(400, "an answer in JSON cannot think, call functions or be a picture", field="generationConfig")
+    return Query(
+        messages=read_messages(fields, able),
+        samplings=_samplings(config, schema, able),
+        draws=draws,
+        writes=writes,
+        tools=tools,
+        thinking=thinking,
+        shows_thoughts=shows_thoughts,
+        deadline_s=deadline_s,
+    )
+
+
+def read_count(body: Mapping[str, Any], able: Abilities) -> Query:
+    """The body of countTokens: contents alone, or a whole generateContentRequest."""
+    if "generateContentRequest" in body or "generate_content_request" in body:
+        fields = json_fields(body, "the request", {"generateContentRequest", "model"})
+        return read_request(fields.get("generateContentRequest", {}), able)
+    return read_request(body, able)
+
+
+def read_messages(fields: Mapping[str, Any], able: Abilities) -> tuple[Message, ...]:
+    """systemInstruction and contents; each content's media decoded no further than to know what they are."""
+    messages: list[Message] = []
+    if "systemInstruction" in fields:
+        content = fields["systemInstruction"]
+        content = {"parts": [{"text": content}]} if isinstance(content, str) else content
+        messages.append(Message("system", _parts(content, "systemInstruction", able)[1]))
+    contents = fields.get("contents")
+    contents = [contents] if isinstance(contents, Mapping) else contents
+    if not isinstance(contents, list) or not contents:
+        raise ApiError(400, "contents must be a list of at least one content", field="contents")
+    for at, content in enumerate(contents):
+        role, parts = _parts(content, f"contents[{at}]", able)
+        roles = {"user": "user", "model": "model", "function": "user", None: "user"}
+        if not isinstance(role, str | None) or role not in roles:
+            place = f"contents[{at}].role"
+            raise ApiError(400, f"{place} must be user or model, not {role!r:.60}", field=place)
+        messages.append(Message("model" if role == "model" else "user", parts))
+    return tuple(messages)
+
+
+def _parts(content: object, place: str, able: Abilities) -> tuple[Any, tuple[Part, ...]]:
+    fields = json_fields(content, place, {"role", "parts"})
+    parts = fields.get("parts")
+    parts = [parts] if isinstance(parts, Mapping) else parts
+    if not isinstance(parts, list) or not parts:
+        raise ApiError(400, f"{place}.parts must be a list of at least one part", field=f"{place}.parts")
+    return fields.get("role"), tuple(_part(part, f"{place}.parts[{at}]", able) for at, part in enumerate(parts))
+
+
+def _part(part: object, place: str, able: Abilities) -> Part:
+    if not isinstance(part, Mapping):
+        raise ApiError(400, f"{place} must be an object, not {type(part).__name__}", field=place)
+    kept = dict(part)
+    for key in ("thoughtSignature", "thought_signature"):
+        kept.pop(key, None)
+    for key in ("videoMetadata", "video_metadata", "mediaResolution", "media_resolution"):
+        if kept.pop(key, None):
+            raise ApiError(400, f"{place}.{key} is not offered here", field=f"{place}.{key}")
+    for key in ("fileData", "file_data"):
+        if isinstance(kept.get(key), Mapping):
+            return able.open_file(kept[key], f"{place}.{key}")
+    return part_from_json(kept, limits=able.limits, place=place)
+
+
+def _samplings(config: Mapping[str, Any], schema: dict[str, Any] | None, able: Abilities) -> tuple[SamplingConfig, ...]:
+    place = "generationConfig."
+    count = whole(config.get("candidateCount", 1), f"{place}candidateCount", 1, able.max_candidates)
+    options: dict[str, Any] = {"response_schema": schema, "logprobs": _logprobs(config, place)}
+    if "temperature" in config:
+        options["temperature"] = number(config["temperature"], f"{place}temperature", 0, 100)
+    if "topP" in config and (top_p := number(config["topP"], f"{place}topP", 0, 1)) > 0:
+        options["top_p"] = top_p
+    elif "topP" in config:
+        options["top_k"] = 1  # nothing but the likeliest
+    if "topK" in config and "top_k" not in options:
+        options["top_k"] = whole(config["topK"], f"{place}topK", 1, 2**31)
+    most = whole(config.get("maxOutputTokens", able.max_tokens), f"{place}maxOutputTokens", 1, 2**31)
+    stop = texts(config.get("stopSequences", []), f"{place}stopSequences", 16)
+    seed = whole(config.get("seed", secrets.randbits(31)), f"{place}seed", -(2**63), 2**62)
+    return tuple(SamplingConfig(max_tokens=most, stop=stop, seed=seed + at, **options) for at in range(count))
+
+
+def _logprobs(config: Mapping[str, Any], place: str) -> int | None:
+    count = whole(config.get("logprobs", 0), f"{place}logprobs", 0, MOST_ALTERNATIVES)
+    if boolean(config.get("responseLogprobs", False), f"{place}responseLogprobs"):
+        return count
+    if "logprobs" in config:
+        raise ApiError(400, f"{place}logprobs needs responseLogprobs", field=f"{place}logprobs")
+    return None
+
+
+def _modalities(value: object, can_draw: bool) -> tuple[bool, bool]:
+    """Whether the answer may hold pictures, and text."""
+    place = "generationConfig.responseModalities"
+    wanted = texts([] if value is None else value, place, 4)
+    names = {name.upper() for name in wanted}
+    if extra := names - {"TEXT", "IMAGE"}:
+        raise ApiError(400, f"{place}: {sorted(extra)[0]!r:.40} is nothing that this model says", field=place)
+    if "IMAGE" in names and not can_draw:
+        raise ApiError(400, f"{place}: this model draws no pictures", field=place)
+    return not names or "IMAGE" in names, not names or "TEXT" in names
+
+
+def _thinking(value: object, can_think: bool) -> tuple[bool, bool]:
+    """Whether to think, and whether thoughts are shown. A model that cannot think passes over it."""
+    if value is None:
+        return False, False
+    place = "generationConfig.thinkingConfig"
+    fields = json_fields(value, place, {"includeThoughts", "thinkingBudget", "thinkingLevel"})
+    shows = boolean(fields.get("includeThoughts", False), f"{place}.includeThoughts")
+    budget = whole(fields.get("thinkingBudget", -1), f"{place}.thinkingBudget", -1, 2**31)
+    return can_think and budget != 0, shows
+
+
+def _tools(fields: Mapping[str, Any], knows_tools: bool) -> tuple[Mapping[str, Any], ...]:
+    """Function declarations in the one form that the renderer takes."""
+    tools = fields.get("tools", [])
+    if not isinstance(tools, list):
+        raise ApiError(400, "tools must be a list", field="tools")
+    found: list[Mapping[str, Any]] = []
+    for at, tool in enumerate(tools):
+        place = f"tools[{at}]"
+        declared = json_fields(tool, place, {"functionDeclarations"}).get("functionDeclarations", [])
+        if not isinstance(declared, list):
+            raise ApiError(400, f"{place}.functionDeclarations must be a list", field=place)
+        for item in declared:
+            if not isinstance(item, Mapping):
+                raise ApiError(400, f"{place}: a function declaration is an object", field=place)
+            unused = ("responseJsonSchema", "response_json_schema", "behavior")
+            found.append({key: value for key, value in item.items() if key not in unused})
+    if found and not knows_tools:
+        raise ApiError(400, "tools: this model knows no functions", field="tools")
+    return () if _mode(fields.get("toolConfig", {})) == "NONE" else tuple(found)
+
+
+def _mode(value: object) -> str:
+    config = json_fields(value, "toolConfig", {"functionCallingConfig", "retrievalConfig"})
+    known = {"mode", "allowedFunctionNames", "streamFunctionCallArguments"}
+    calling = json_fields(config.get("functionCallingConfig", {}), "toolConfig.functionCallingConfig", known)
+    mode = calling.get("mode", "AUTO")
+    if mode not in ("AUTO", "NONE", "MODE_UNSPECIFIED") or calling.get("allowedFunctionNames"):
+        place = "toolConfig.functionCallingConfig"
+        raise ApiError(400, f"{place}: mode AUTO and NONE are offered, not {mode!r:.40} or chosen names", field=place)
+    return mode

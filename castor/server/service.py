@@ -1,0 +1,121 @@
+"""What every route works with, and the course of a request that is answered by the model."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+
+from castor.content import Part
+from castor.server.answering import Answerer, End, Modality, Prompt, Query
+from castor.server.bodies import parse_object, read_body, whole
+from castor.server.config import ServerConfig
+from castor.server.errors import ApiError
+from castor.server.files import FileStore
+from castor.server.measures import Measures
+
+T = TypeVar("T")
+
+
+@dataclass(kw_only=True)
+class Service:
+    """A server's model, settings and state; `request.app.state.service` in a route."""
+
+    answerer: Answerer
+    config: ServerConfig
+    files: FileStore
+    measures: Measures
+    started_s: float = field(default_factory=time.time)
+    is_draining: bool = False
+
+    def check_name(self, name: str) -> None:
+        """ApiError 404 for the name of a model that is not served here."""
+        if name not in self.config.names:
+            raise ApiError(404, f"models/{name[:100]} is not served here; there is: {', '.join(self.config.names)}")
+
+
+@dataclass
+class Talk:
+    """A prompt that holds a place, and the tokens said so far."""
+
+    service: Service
+    query: Query
+    prompt: Prompt
+    said: dict[Modality, int] = field(default_factory=dict)
+
+    async def items(self) -> AsyncIterator[tuple[int, Part | End]]:
+        """The parts of every candidate with its number, one candidate after the other."""
+        started_s, measures, is_first = time.monotonic(), self.service.measures, True
+        try:
+            for index, sampling in enumerate(self.query.samplings):
+                async for item in self.service.answerer.answer(self.query, self.prompt, sampling):
+                    if is_first:
+                        measures.first_token.observe(time.monotonic() - started_s)
+                        is_first = False
+                    if isinstance(item, End):
+                        measures.count_tokens("answer", item.tokens)
+                        for modality, count in item.tokens.items():
+                            self.said[modality] = self.said.get(modality, 0) + count
+                    yield index, item
+        except TimeoutError:
+            raise ApiError(504, f"the answer was not done within {self.query.deadline_s:g} s") from None
+        except ValueError as error:
+            raise ApiError(400, str(error)) from None
+
+
+def service_of(request: Request) -> Service:
+    """The service behind a request."""
+    return request.app.state.service
+
+
+async def json_of(request: Request) -> dict[str, Any]:
+    """A request's JSON object, parsed in a thread."""
+    config = service_of(request).config
+    body = await read_body(request, config.max_body_bytes, config.body_timeout_s)
+    return await asyncio.to_thread(parse_object, body)
+
+
+def page_of(request: Request, items: list[Any], key: str) -> dict[str, Any]:
+    """One page of a list by pageSize and pageToken, with the token of the next page where there is one."""
+    size = whole(request.query_params.get("pageSize") or "50", "pageSize", 0, 1_000_000) or 50
+    start = whole(request.query_params.get("pageToken") or "0", "pageToken", 0, 1_000_000)
+    more = {"nextPageToken": str(start + size)} if start + size < len(items) else {}
+    return {key: items[start : start + size], **more}
+
+
+@asynccontextmanager
+async def talk(service: Service, make: Callable[[], Query]) -> AsyncGenerator[Talk]:
+    """Take a place, read what `make` gives, and hold the place until the answer is over."""
+    with service.answerer.place():
+        try:
+            query, prompt = await service.answerer.read(make)
+        except ValueError as error:
+            raise ApiError(400, str(error)) from None
+        service.measures.count_tokens("prompt", prompt.tokens)
+        yield Talk(service, query, prompt)
+
+
+async def while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled once the client has hung up (ApiError 499, that nobody reads)."""
+    task = asyncio.create_task(work)
+    gone = asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ApiError(499, "the client closed the connection")
+        return task.result()
+    finally:
+        gone.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait((task,))
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

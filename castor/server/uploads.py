@@ -1,0 +1,146 @@
+"""The Gemini API's routes for files: resumable upload, get, list, delete, download, and use in a request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response
+
+from castor.calls import json_fields
+from castor.content import Part, part_from_json
+from castor.server.bodies import parse_object, read_body, whole
+from castor.server.errors import ApiError
+from castor.server.files import FileStore, Upload
+from castor.server.service import page_of, service_of
+
+VERSIONS = ("v1", "v1beta", "v1alpha")
+FILE_KEYS = {"name", "displayName", "mimeType", "sizeBytes", "source", "state", "uri"}
+router = APIRouter()
+
+
+def open_file(request: Request, file: Mapping[str, Any], place: str) -> Part:
+    """The part that a fileData object names: an uploaded file of this client. Nothing is fetched."""
+    fields = json_fields(file, place, {"mimeType", "fileUri", "displayName"})
+    uri = fields.get("fileUri")
+    if not isinstance(uri, str) or not re.fullmatch(r"(?:https?://[^/]+/v1(?:beta|alpha)?/)?files/[a-z0-9-]+", uri):
+        raise ApiError(400, f"{place}: fileUri is files/ID of an uploaded file, not {uri!r:.80}", field=place)
+    store = service_of(request).files
+    stored = store.get(uri, request.state.owner)
+    found = {"fileUri": stored.id, "mimeType": fields.get("mimeType") or stored.mime_type}
+    limits = service_of(request).config.limits
+    return part_from_json({"fileData": found}, base_dir=store.folder, limits=limits, place=place)
+
+
+async def begin(request: Request) -> Response:
+    """POST /upload/v1beta/files: the address to send the content to."""
+    command = request.headers.get("x-goog-upload-command", "")
+    if request.headers.get("x-goog-upload-protocol") != "resumable" or command != "start":
+        raise ApiError(400, "uploads are resumable: X-Goog-Upload-Protocol: resumable, X-Goog-Upload-Command: start")
+    body = await read_body(request, 1 << 20, service_of(request).config.body_timeout_s)
+    try:
+        file = json_fields(parse_object(body or b"{}").get("file", {}), "file", FILE_KEYS)
+    except ValueError as error:
+        raise ApiError(400, str(error)) from None
+    header = request.headers.get("x-goog-upload-header-content-length")
+    size = whole(file.get("sizeBytes", header or 0) or 0, "file.sizeBytes", 0, 1 << 50)
+    mime_type = file.get("mimeType") or request.headers.get("x-goog-upload-header-content-type") or ""
+    name = request.headers.get("x-goog-upload-file-name", "")
+    address = f"{base_url(request)}/upload/session/"
+    secret = service_of(request).files.begin(
+        request.state.owner,
+        name=_text(file.get("name", ""), "file.name", 60),
+        display_name=_text(file.get("displayName", name), "file.displayName", 512),
+        mime_type=_text(mime_type, "file.mimeType", 100),
+        size_bytes=size,
+    )
+    url = address + secret
+    headers = {"X-Goog-Upload-URL": url, "X-Goog-Upload-Control-URL": url, "X-Goog-Upload-Status": "active"}
+    return Response(headers={**headers, "X-Goog-Upload-Chunk-Granularity": "1"})
+
+
+async def go_on(request: Request) -> Response:
+    """POST of a piece, or of a command alone. Any error ends the upload, except that a client may leave and return."""
+    store, secret = service_of(request).files, request.path_params["secret"]
+    upload = store.upload(secret)
+    if upload.is_busy:
+        raise ApiError(409, "a piece of this upload is still on its way")
+    commands = {word.strip() for word in request.headers.get("x-goog-upload-command", "").split(",")}
+    if not commands or commands - {"upload", "finalize", "query", "cancel"}:
+        raise ApiError(400, f"X-Goog-Upload-Command {', '.join(sorted(commands))[:60]!r} is not known")
+    if "cancel" in commands:
+        store.cancel(secret)
+        return JSONResponse({}, headers={"X-Goog-Upload-Status": "cancelled"})
+    upload.is_busy = True
+    try:
+        if "upload" in commands:
+            await _take(request, store, upload)
+    except ApiError as error:
+        if error.status != 499:
+            store.cancel(secret)
+        raise
+    finally:
+        upload.is_busy = False
+    received = {"X-Goog-Upload-Size-Received": str(upload.num_bytes)}
+    if "finalize" not in commands:
+        return JSONResponse({}, headers={"X-Goog-Upload-Status": "active", **received})
+    stored = store.finish(secret)
+    return JSONResponse({"file": stored.to_json(base_url(request))}, headers={"X-Goog-Upload-Status": "final"})
+
+
+async def _take(request: Request, store: FileStore, upload: Upload) -> None:
+    offset = whole(request.headers.get("x-goog-upload-offset", "0"), "X-Goog-Upload-Offset", 0, 1 << 50)
+    if offset != upload.num_bytes:
+        raise ApiError(400, f"X-Goog-Upload-Offset is {offset}, but {upload.num_bytes} bytes have come")
+    try:
+        async for piece in request.stream():
+            store.append(upload, piece)  # what has come stays, and the client may ask how much that is
+    except ClientDisconnect:
+        raise ApiError(499, "the client closed the connection") from None
+
+
+async def list_files(request: Request) -> Response:
+    """GET /v1beta/files."""
+    url = base_url(request)
+    files = [stored.to_json(url) for stored in service_of(request).files.all(request.state.owner)]
+    return JSONResponse(page_of(request, files, "files"))
+
+
+async def get_file(request: Request) -> Response:
+    """GET /v1beta/files/ID, and its content at :download."""
+    store, name = service_of(request).files, "files/" + request.path_params["name"]
+    stored = store.get(name.removesuffix(":download"), request.state.owner)
+    if name.endswith(":download"):
+        return FileResponse(store.folder / stored.id, media_type="application/octet-stream")
+    return JSONResponse(stored.to_json(base_url(request)))
+
+
+async def delete_file(request: Request) -> Response:
+    """DELETE /v1beta/files/ID."""
+    service_of(request).files.delete("files/" + request.path_params["name"], request.state.owner)
+    return JSONResponse({})
+
+
+def base_url(request: Request) -> str:
+    """The address under which the client reaches this server; ApiError 400 where it states none that is usable."""
+    host = request.headers.get("host", "")
+    if not re.fullmatch(r"[A-Za-z0-9.-]+(?::\d{1,5})?|\[[0-9A-Fa-f:]+\](?::\d{1,5})?", host):
+        raise ApiError(400, "the Host header is missing or not an address")
+    return f"{request.scope['scheme']}://{host}"
+
+
+def _text(value: object, place: str, most: int) -> str:
+    if not isinstance(value, str) or len(value) > most or not value.isprintable():
+        raise ApiError(400, f"{place} must be a line of up to {most} letters, not {value!r:.60}", field=place)
+    return value
+
+
+for version in VERSIONS:
+    router.add_route(f"/upload/{version}/files", begin, methods=["POST"])
+    router.add_route(f"/{version}/files", list_files, methods=["GET"])
+    router.add_route(f"/{version}/files/{{name:path}}", get_file, methods=["GET"])
+    router.add_route(f"/{version}/files/{{name:path}}", delete_file, methods=["DELETE"])
+router.add_route("/upload/session/{secret}", go_on, methods=["POST"])

@@ -1,0 +1,189 @@
+"""Requests that real clients were recorded to send, sent again as they were: each is answered as its client expects.
+
+CASTOR_WIRE names the folder of recordings, a JSON file for each client: {"scenarios": {NAME: {"exchanges": [{"request":
+{"method", "path", "query", "headers", "json"}}]}}}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from serving import Served, new_model, sample, serving
+
+from castor.models.codec import ImageCodec
+from castor.models.config import ModelConfig
+from castor.server.not_offered import not_offered
+from castor.tokens.render import Renderer
+
+FOLDER = os.environ.get("CASTOR_WIRE", "")
+RECORDINGS = sorted(Path(FOLDER).glob("*.json")) if FOLDER else []
+pytestmark = pytest.mark.skipif(not RECORDINGS, reason="CASTOR_WIRE names no folder of recordings")
+
+NAMES = ("Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-3B", "Qwen/Qwen2.5-VL", "qwen2.5vl:3b", "local-gemini-image")
+# What the recordings ask for and this model or server refuses, found in a request's JSON: a pattern, and what is named.
+GEMINI_REFUSALS = {
+    r'"(functionDeclarations|googleSearch|codeExecution|fileSearch|urlContext)"': r"tools|unknown key",
+    r'"function(Call|Response)"': r"functioncall|functionresponse|tools",
+    r'"application/json"|"text/x.enum"': "responseMimeType",
+    r'"response(Json)?Schema"': "response(Json)?Schema",
+    r'"cachedContent"': "cachedContent",
+    r'"minP"': "minP",
+    r'"presencePenalty": 0\.1': "presencePenalty",
+    r'"videoMetadata"': "videoMetadata",
+    r'"mediaResolution"': "mediaResolution",
+    r'"speechConfig"|"AUDIO"': "speechConfig|responseModalities",
+    r'"imageSize"': "imageConfig",
+    r'"(UklGRnh4eHg=|bXA0|JVBERg==|-__--__-)"': r"inlineData",
+}
+OPENAI_REFUSALS = {
+    r'"tools": \[|"tool_call': "tools|functioncall|tool_calls",
+    r'"json_(object|schema)"': "response_format",
+    r'"(logprobs|logit_bias|audio|presence_penalty)": [^nf]': "logprobs|logit_bias|audio|presence_penalty",
+    r'"mm_processor_kwargs"': "mm_processor_kwargs",
+    r'base64,AAAA"|"UklGRg=="|JVBERg==': r"messages\[0\]",
+}
+
+
+@pytest.fixture(scope="module")
+def served(tiny_config: ModelConfig, renderer: Renderer, codec: ImageCodec) -> Iterator[Served]:
+    model = new_model(tiny_config, renderer, codec)
+    with serving(model, aliases=("local-gemini", *NAMES), max_tokens=4) as running:
+        yield running
+
+
+def offered(request: dict[str, Any]) -> bool:
+    """Whether the request is for a route of this server."""
+    path = request["path"]
+    routes = r"/v1(beta)?/models(/.*)?|(/upload)?/v1(beta)?/files(/.*)?|/upload/session/.*|.*/chat/completions"
+    return re.fullmatch(routes, path) is not None and not_offered(path) is None
+
+
+def keep_file(served: Served) -> None:
+    """The recordings speak of files/abc123."""
+    store = served.service.files
+    if not any(file.id == "abc123" for file in store.all("")):
+        data = sample("scene.png")
+        secret = store.begin("", name="files/abc123", display_name="x", mime_type="image/png", size_bytes=len(data))
+        store.append(store.upload(secret), data)
+        store.finish(secret)
+
+
+def send(http: httpx.Client, request: dict[str, Any], session: str) -> httpx.Response:
+    """The recorded request; a piece of an upload as many zeros to the address that the server gave."""
+    dropped = ("host", "content-length", "connection", "accept-encoding", "transfer-encoding")
+    headers = {key: value for key, value in request["headers"].items() if key.lower() not in dropped}
+    path = request["path"] + (f"?{request['query']}" if request.get("query") else "")
+    content = json.dumps(request["json"]).encode() if request.get("json") is not None else b""
+    if request["path"].startswith("/upload/session/"):
+        path, content = session, bytes(int(re.match(r"<(\d+)", request.get("body") or "<0").group(1)))
+    return http.request(request["method"], path, headers=headers, content=content)
+
+
+def check(request: dict[str, Any], reply: httpx.Response) -> str:
+    """Asserts that the reply is what its client can read; gives "answered" or "refused"."""
+    path, body = request["path"], json.dumps(request.get("json"))
+    is_openai = path.endswith("chat/completions")
+    known = OPENAI_REFUSALS if is_openai else GEMINI_REFUSALS
+    if "pageToken=p2" in request["query"]:  # the token of the recorder's own list
+        assert reply.status_code == 400 and "pageToken" in reply.json()["error"]["message"]
+        return "refused"
+    is_asking = is_openai or ":" in path.rpartition("/")[2]
+    reasons = [named for pattern, named in known.items() if re.search(pattern, body)] if is_asking else []
+    if reasons:
+        assert reply.status_code == 400, reply.text
+        error = reply.json()["error"]
+        assert is_openai or error["status"] == "INVALID_ARGUMENT"
+        assert re.search("|".join(reasons), error["message"], re.IGNORECASE), error
+        return "refused"
+    assert reply.status_code == 200, reply.text
+    if is_openai:
+        check_chat(request["json"], reply)
+    elif path.endswith(":streamGenerateContent"):
+        pieces = [json.loads(event[6:]) for event in reply.content.split(b"\r\n\r\n") if event]
+        assert pieces[-1]["candidates"][0]["finishReason"] and pieces[-1]["usageMetadata"]["totalTokenCount"] > 0
+    elif path.endswith(":generateContent"):
+        check_answer(reply.json())
+    elif path.endswith(":countTokens"):
+        assert reply.json()["totalTokens"] > 0
+    else:
+        check_resource(request, reply)
+    return "answered"
+
+
+def check_answer(reply: dict[str, Any]) -> None:
+    types = pytest.importorskip("google.genai.types")
+    types.GenerateContentResponse.model_validate(reply)
+    for candidate in reply["candidates"]:
+        assert candidate["content"]["role"] == "model" and candidate["content"]["parts"]
+        assert candidate["finishReason"] in ("STOP", "MAX_TOKENS")
+    assert {"promptTokenCount", "candidatesTokenCount", "totalTokenCount"} <= set(reply["usageMetadata"])
+
+
+def check_chat(asked: dict[str, Any], reply: httpx.Response) -> None:
+    chat = pytest.importorskip("openai.types.chat")
+    if asked.get("stream"):
+        events = [event[6:] for event in reply.content.split(b"\n\n") if event]
+        assert events.pop() == b"[DONE]"
+        for event in events:
+            chat.ChatCompletionChunk.model_validate_json(event, strict=False)
+    else:
+        chat.ChatCompletion.model_validate(reply.json())
+
+
+def check_resource(request: dict[str, Any], reply: httpx.Response) -> None:
+    path = request["path"]
+    if path.startswith("/upload/session/"):
+        is_last = "finalize" in request["headers"]["x-goog-upload-command"]
+        assert reply.headers["x-goog-upload-status"] == ("final" if is_last else "active")
+        assert not is_last or reply.json()["file"]["name"].startswith("files/")
+    elif path.startswith("/upload/"):
+        assert reply.headers["x-goog-upload-status"] == "active" and reply.headers["x-goog-upload-url"]
+    elif path.endswith(":download"):
+        assert reply.content == sample("scene.png")
+    elif request["method"] == "DELETE":
+        assert reply.json() == {}
+    elif path.endswith(("/models", "/files")):
+        assert all("name" in item for item in reply.json()[path.rpartition("/")[2]])
+    else:
+        assert reply.json()["name"].startswith(("models/", "files/"))
+
+
+@pytest.mark.parametrize("recording", RECORDINGS, ids=lambda path: path.stem)
+def test_recorded_requests_are_answered(served: Served, recording: Path) -> None:
+    scenarios = json.loads(recording.read_text(encoding="utf-8"))["scenarios"]
+    outcomes: Counter[str] = Counter()
+    wrong: list[str] = []
+    with httpx.Client(base_url=served.url, timeout=60) as http:
+        for name, scenario in scenarios.items():
+            session = ""
+            for exchange in scenario["exchanges"]:
+                request = exchange["request"]
+                keep_file(served)
+                if request["path"].startswith("/upload/session/") and not session:
+                    continue  # of an upload into a store that is not offered
+                reply = send(http, request, session)
+                session = reply.headers.get("x-goog-upload-url", session)
+                if not offered(request):
+                    expected = 501 if not_offered(request["path"]) else 404
+                    if reply.status_code != expected or "error" not in reply.json():
+                        wrong.append(f"{name}: {request['path']}: {reply.status_code}, not {expected}")
+                    outcomes["not offered"] += 1
+                    continue
+                try:
+                    outcomes[check(request, reply)] += 1
+                except (AssertionError, KeyError, ValueError) as error:
+                    wrong.append(f"{name}: {request['method']} {request['path']}: {str(error)[:300]!r}")
+                for file in served.service.files.all(""):
+                    if file.id != "abc123":
+                        served.service.files.delete(f"files/{file.id}", "")
+    print(recording.stem, dict(outcomes))
+    assert not wrong, "\n".join(wrong)
+    assert outcomes["answered"] > 0 or outcomes["refused"] > 0
