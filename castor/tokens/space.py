@@ -5,6 +5,7 @@ A published checkpoint has its own order of the first two; codes come behind the
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -30,7 +31,7 @@ NUM_SPECIALS = 64  # room kept for tokens to come, so that code ids never move
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawnIds:
+class DrawnIds(ABC):
     """Where the ids of drawings are in a space: sizes of grids, and image codes behind 64 places for special tokens.
 
     The vocabulary is rounded up to a multiple of 64 for the matrix units; the ids above `end` are never used.
@@ -39,14 +40,14 @@ class DrawnIds:
     num_text: int
     num_codes: int
 
+    @abstractmethod
     def special(self, name: str) -> int:
         """The id of a special token, for example "<|draw>"."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def first_grid(self) -> int:
         """The id that states a side of one cell."""
-        raise NotImplementedError
 
     def grid(self, num_cells: int) -> int:
         """The id that states a side of a drawing's grid, 1 to 32 cells."""
