@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from castor.models.codec import CodecConfig, ImageCodec
-from castor.nn.quantizer import FSQ
+from castor.nn.quantizer import FSQ, code_rows, init_code_rows
 from castor.train.codec import CodecTraining, measure_codec, train_codec
 
 TINY = CodecConfig(fine_width=8, width=8, encoder_blocks=(1, 1), decoder_blocks=(1, 1))
@@ -63,6 +63,22 @@ def test_extreme_inputs_reach_the_outer_levels_and_no_further():
     fsq = FSQ((8, 5, 5, 5))
     low, high = fsq(torch.tensor([[-1e4] * 4, [1e4] * 4]))[1].tolist()
     assert (low, high) == (0, fsq.num_codes - 1)
+
+
+def test_first_rows_of_codes_are_alike_where_their_entries_are_near():
+    levels = (8, 5, 5, 5)
+    rows_CD = code_rows(levels, 256, torch.Generator().manual_seed(0))
+    assert rows_CD.mean().abs() < 0.05 and abs(rows_CD.std() - 1) < 0.02
+    values_CK = FSQ(levels).to_values(torch.arange(1000))
+    distance_CC = (values_CK[:, None] - values_CK[None]).square().sum(-1)
+    likeness_CC = torch.nn.functional.cosine_similarity(rows_CD[:, None], rows_CD[None], dim=-1)
+    near, middle, far = ((distance_CC > low) & (distance_CC <= high) for low, high in ((0, 0.5), (2, 3), (6, 17)))
+    assert likeness_CC[near].mean() > 0.5 > 0.3 > likeness_CC[middle].mean() > likeness_CC[far].mean()
+    table_VD = torch.randn(1200, 256) / 16
+    before_VD = table_VD.clone()
+    init_code_rows(table_VD, 100, levels, seed=0)
+    assert torch.equal(table_VD[:100], before_VD[:100]) and torch.equal(table_VD[1100:], before_VD[1100:])
+    assert abs(table_VD[100:1100].std() * 16 - 1) < 0.05 and not torch.equal(table_VD, before_VD)
 
 
 def test_bad_levels_and_codes_are_named():

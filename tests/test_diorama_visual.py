@@ -12,6 +12,7 @@ from PIL import ImageFilter
 
 from castor.content import Image, Video
 from castor.diorama.draw import LANGUAGES
+from castor.diorama.drawing import drawing_of
 from castor.diorama.lexicon import DIRECTION_WORDS
 from castor.diorama.parse import agreement, parse, scene_f1
 from castor.diorama.phrases import PHRASES, VIDEO_PHRASES
@@ -19,6 +20,7 @@ from castor.diorama.questions import matches
 from castor.diorama.render import render
 from castor.diorama.scene import (
     COLOURS,
+    PLACES,
     SHAPES,
     SIZES,
     UNSEEN_COLOUR_SHAPE,
@@ -28,6 +30,7 @@ from castor.diorama.scene import (
     Thing,
     holds,
     random_scene,
+    settle,
 )
 from castor.diorama.words import caption, noun_phrase, parse_caption, relation_phrase
 from castor.diorama.world import World
@@ -197,11 +200,12 @@ def test_counts_agree_with_a_recount_from_pixels():
         things = parse(picture(example).pixels()).things
         number = sum(matches(thing, wanted) for thing in things)
         steps, _, said = example.answer.text.rpartition(": ")
-        assert re.sub(r" \(\d\)", "", steps) == caption("en", things).removesuffix("."), example.messages[0].text
         place = r"(?:at|on|in) the (?:top|bottom|left|right|center)(?: left| right)?"
         marks = re.findall(rf"an? (\w+ \w+ \w+) {place} \((\d)\)", steps, re.IGNORECASE)
         in_order = [t for t in things if matches(t, wanted)]
         assert marks == [(f"{t.size} {t.colour} {t.shape}", str(k)) for k, t in enumerate(in_order, 1)], steps
+        counted = caption("en", in_order).removesuffix(".") if in_order else ""
+        assert re.sub(r" \(\d\)", "", steps) == counted, example.messages[0].text
         assert said == str(number)
         assert example.meta["answer"] == str(number)
         answers.append(example.meta["answer"])
@@ -259,9 +263,20 @@ def test_drawings_read_back_as_what_was_asked():
             for task in ("drawing", "interleaved"):
                 example = World(split=split).example(task, index)
                 (drawn,) = example.answer.images
-                assert drawn.pixels().shape == (64, 64, 3)
+                assert drawn.pixels().shape == (72, 72, 3)
                 wanted = Scene.from_json(example.meta["scene"])
                 assert scene_f1(parse(drawn.pixels()), wanted) == 1, example.messages[0].text
+
+
+def test_a_thing_is_drawn_alike_in_every_place():
+    for thing in (Thing("star", "red", "small"), Thing("heart", "blue", "large")):
+        cells = []
+        for index, place in enumerate(PLACES):
+            pixels = drawing_of(Scene(settle(random.Random(0), [thing.at(place)], jitter=0.0, vary=0.0))).pixels()
+            row, column = divmod(index, 3)
+            cells.append(pixels[24 * row : 24 * row + 24, 24 * column : 24 * column + 24])
+            assert (pixels != 255).any(2).sum() == (cells[-1] != 255).any(2).sum(), "all of it lies in its place"
+        assert all(np.array_equal(cell, cells[0]) for cell in cells)
 
 
 def test_requests_name_what_is_drawn():

@@ -25,6 +25,16 @@ TINY = RunConfig(
 )
 
 
+def test_tuning_takes_the_time_that_is_left(tmp_path: Path) -> None:
+    run = Run(dataclasses.replace(TINY, out=str(tmp_path), minutes=10.0, breadth=0.25), str)
+    (tmp_path / "pretrain").mkdir()
+    rows = [{"step": step, "step_s": 0.4} for step in range(1, 1001)]  # 400 s of 540
+    (tmp_path / "pretrain" / "metrics.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    assert run._steps_left() == 350  # of 0.4 s each
+    late = Run(dataclasses.replace(TINY, out=str(tmp_path / "all"), minutes=10.0), str).mixture.shares(1.0)
+    assert run.mixture.shares(1.0)["dialogue"] < 0.3 * late["dialogue"]
+
+
 @pytest.fixture(autouse=True)
 def _diorama_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CASTOR_DATA", raising=False)

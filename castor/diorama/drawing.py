@@ -35,7 +35,7 @@ LAYOUT = {
 
 
 def drawing_of(scene: Scene) -> Image:
-    """The 64 x 64 drawing of a scene on white, each thing exactly in the middle of its place.
+    """The 72 x 72 drawing of a scene on white, each thing exactly in the middle of its place.
 
     A request leaves open where in its place a thing stands. Left to chance, even half a pixel gives every edge other
     picture codes, and the wording is learned far later than the strokes.

@@ -179,13 +179,12 @@ def matches(thing: Thing, wanted: Thing) -> bool:
 def ask_count(rng: random.Random, language: str, scene: Scene, wanted: Thing, worked: bool = True) -> Question:
     """How many things of the scene have the attributes that `wanted` names; "" stands for any.
 
-    A `worked` answer says what is there and numbers what counts: "A red star at the top (1) and a blue cross on the
-    left: 1".
+    A `worked` answer names and numbers what counts: "A red star at the top (1) and a red cross on the left (2): 2".
     """
     counted = tuple(thing for thing in scene.things if matches(thing, wanted))
     text = say(rng, language, "count", **fields_of(language, wanted))
     number = str(len(counted))
-    answer = f"{caption(language, scene.things, counted)[:-1]}: {number}" if worked else number
+    answer = f"{caption(language, counted, numbered=True)[:-1]}: {number}" if worked and counted else number
     return Question(text, answer, "count", counted, final=number)
 
 

@@ -13,7 +13,8 @@ from PIL import ImageDraw
 from castor.diorama.scene import RADIUS, Scene, Thing
 
 PICTURE_PX = 128  # pictures to read
-DRAWING_PX = 64  # pictures the model draws, and video frames
+DRAWING_PX = 72  # of a drawing: each of its 3 x 3 places is 3 x 3 codes, so that a thing has the same ones everywhere
+FRAME_PX = 64  # video frames
 RGB = {
     "red": (220, 38, 38),
     "green": (34, 160, 70),
@@ -83,7 +84,7 @@ def render_things(things: tuple[Thing, ...] | list[Thing], ground: str, side_px:
     for thing in things:
         mask = mask_of(thing.shape, round((thing.radius or RADIUS[thing.size]) * side_px * 4))
         half_px = mask.width // 2
-        corner = (int(thing.x * side_px) - half_px, int(thing.y * side_px) - half_px)
+        corner = (round(thing.x * side_px) - half_px, round(thing.y * side_px) - half_px)
         picture.paste(RGB[thing.colour], corner, mask)
     return np.asarray(picture)
 

@@ -16,7 +16,7 @@ from castor.diorama.lexicon import DIRECTION_WORDS, PLACE_WORDS
 from castor.diorama.phrases import say
 from castor.diorama.questions import Question, fields_of
 from castor.diorama.quiz import Asked, quiz
-from castor.diorama.render import DRAWING_PX, render_things
+from castor.diorama.render import FRAME_PX, render_things
 from castor.diorama.scene import GROUNDS, PLACES, RADIUS, UNSEEN_TAG, Thing, random_kind
 from castor.diorama.words import join, noun_phrase, sentence
 from castor.example import Example
@@ -79,7 +79,7 @@ class Footage:
         """uint8 [16, 64, 64, 3]."""
         return np.stack(
             [
-                render_things([track.at(i / FPS) for track in self.tracks], self.ground, DRAWING_PX)
+                render_things([track.at(i / FPS) for track in self.tracks], self.ground, FRAME_PX)
                 for i in range(NUM_FRAMES)
             ]
         )

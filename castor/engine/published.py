@@ -21,7 +21,7 @@ from castor.models.decoder import Decoder
 from castor.models.load import load_config, load_model
 from castor.tokens.embedding import EmbeddingRenderer
 from castor.tokens.gemma import GemmaRenderer, TurnStyle
-from castor.tokens.space import GemmaSpace
+from castor.tokens.space import CONFIG_IDS, GemmaSpace
 from castor.tokens.text_json import JsonTokenizer, load_tokenizer
 
 ABOUT = "castor.json"
@@ -37,16 +37,6 @@ COMPANIONS = (
     "sentence_bert_config.json",
     "tokenizer_config.json",
 )
-# Ids in config.json and the special tokens they must be.
-TOKEN_IDS = {
-    "image_token_id": "<|image|>",
-    "audio_token_id": "<|audio|>",
-    "video_token_id": "<|video|>",
-    "boi_token_id": "<|image>",
-    "eoi_token_id": "<image|>",
-    "boa_token_id": "<|audio>",
-    "eoa_token_index": "<audio|>",
-}
 
 
 def load_published(
@@ -76,7 +66,7 @@ def published_renderer(folder: Path, config: ModelConfig) -> GemmaRenderer:
             renderer = GemmaRenderer(tokenizer, num_ids, media, style, suppressed=suppressed, video=video)
     except ValueError as error:
         raise ValueError(str(error) if str(folder) in str(error) else f"{folder}: {error}") from None
-    for key, name in TOKEN_IDS.items():
+    for key, name in CONFIG_IDS.items():
         stated, found = getattr(config, key), tokenizer.specials.get(name)
         if None not in (stated, found) and stated != found:
             raise ValueError(f"{folder}: config.json states {key}={stated}, but {name} is {found} in tokenizer.json")

@@ -13,6 +13,7 @@ from castor.config import from_foreign, to_dict
 from castor.models.audio_tower import AudioTowerConfig
 from castor.models.text_config import FAMILIES, TEXT_FAMILIES, TextConfig, check_options, text_from_hf, text_to_hf
 from castor.models.vision_tower import VisionTowerConfig
+from castor.tokens.space import CONFIG_IDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +113,7 @@ class ModelConfig:
             "vision_config": _vision_to_hf(self.vision),
             "audio_config": _audio_to_hf(self.audio),
         }
-        given = {name: getattr(self, name) for name in _TOKEN_IDS}
+        given = {name: getattr(self, name) for name in CONFIG_IDS}
         return values | {name: token for name, token in given.items() if token is not None}
 
     @staticmethod
@@ -131,22 +132,13 @@ class ModelConfig:
             text=text_from_hf(values["text_config"], kind),
             vision=_vision_from_hf(values.get("vision_config"), kind),
             audio=_audio_from_hf(values.get("audio_config"), kind),
-            **{name: values.get(name) for name in _TOKEN_IDS},
+            **{name: values.get(name) for name in CONFIG_IDS},
             model_type=kind,
         )
 
 
 # Whether media come in through towers, by family: never, always, or as the config says.
 _TOWERS = {"gemma4_unified": (False,), "gemma4": (True,), "embedding_gemma2": (True,), "castor": (False, True)}
-_TOKEN_IDS = (
-    "image_token_id",
-    "audio_token_id",
-    "video_token_id",
-    "boi_token_id",
-    "eoi_token_id",
-    "boa_token_id",
-    "eoa_token_index",
-)
 
 
 def _is_tower(medium: object) -> bool:

@@ -5,18 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from castor.models.config import AudioConfig, ModelConfig, TextConfig, VisionConfig
-from castor.tokens.space import IdSpace
+from castor.tokens.space import CONFIG_IDS, IdSpace
 
 _GEMMA_VOCABULARY = 262_144
-_SMALL_IDS = {
-    "image_token_id": "<|image|>",
-    "audio_token_id": "<|audio|>",
-    "video_token_id": "<|video|>",
-    "boi_token_id": "<|image>",
-    "eoi_token_id": "<image|>",
-    "boa_token_id": "<|audio>",
-    "eoa_token_index": "<audio|>",
-}
 _GEMMA_IDS: dict[str, Any] = {
     "image_token_id": 258_880,
     "audio_token_id": 258_881,
@@ -49,7 +40,7 @@ def _small(hidden: int, layers: int, heads: int, kv_heads: int, inner: int) -> M
         patch_size=32, pooling_kernel_size=1, mm_embed_dim=hidden, mm_posemb_size=64, stem_channels=(32, 64, 96)
     )
     audio = AudioConfig(audio_embed_dim=640, stem_channels=(128, 128, 128))
-    ids: dict[str, Any] = {field: space.special(name) for field, name in _SMALL_IDS.items()}
+    ids: dict[str, Any] = {field: space.special(name) for field, name in CONFIG_IDS.items()}
     return ModelConfig(text=text, vision=vision, audio=audio, **ids)
 
 

@@ -9,6 +9,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+SHARED = 0.8  # of the variance of a code's first embedding: what it has in common with the codes near it
+
 
 def round_straight_through(x: Tensor) -> Tensor:
     """Rounds forward; passes the gradient unchanged backward."""
@@ -66,3 +68,27 @@ class FSQ(nn.Module):
         half_K = self.levels_K // 2
         digits_K = (codes.unsqueeze(-1) // self.strides_K) % self.levels_K
         return (digits_K - half_K).float() / half_K
+
+
+def code_rows(levels: tuple[int, ...], width: int, generator: torch.Generator) -> Tensor:
+    """Embedding rows to begin with for the codes of `FSQ(levels)`, of size about 1, float32 [codes, width].
+
+    Codes that share entries begin alike, the more so the nearer their entries are, as they paint alike: what is learned
+    of one code then holds for its neighbours from the first step on. A fifth of the variance is each row's own.
+    """
+    values_CK = FSQ(levels).to_values(torch.arange(math.prod(levels)))
+    rows_CD = torch.zeros(len(values_CK), width)
+    for value_C, count in zip(values_CK.T, levels, strict=True):
+        slope_D = torch.randn(width, generator=generator)
+        own_LD = torch.randn(count, width, generator=generator)
+        level_C = value_C.unique(return_inverse=True)[1]
+        rows_CD += 2 * value_C[:, None] * slope_D + own_LD[level_C]
+    own_CD = torch.randn(rows_CD.shape, generator=generator)
+    return math.sqrt(SHARED) * rows_CD / rows_CD.std() + math.sqrt(1 - SHARED) * own_CD
+
+
+@torch.no_grad()
+def init_code_rows(table_VD: Tensor, first: int, levels: tuple[int, ...], seed: int) -> None:
+    """Let the rows of an embedding table from `first` on begin as `code_rows`, at the size of the other rows."""
+    rows_CD = code_rows(levels, table_VD.shape[1], torch.Generator().manual_seed(seed))
+    table_VD[first : first + len(rows_CD)] = table_VD[:first].float().std() * rows_CD.to(table_VD.device)

@@ -20,26 +20,27 @@ from castor.diorama.world import World
 from castor.example import Example
 
 # examples of each Diorama task; (progress, weight) points where the share changes over a run
-WORLD_WEIGHTS: dict[str, Weight] = {
+WORLD_WEIGHTS: dict[str, list[tuple[float, float]]] = {
     "caption": [(0.2, 10.0), (0.4, 2.5), (1.0, 1.5)],
     "dialogue": [(0.2, 0.1), (0.4, 1.0)],
     "image_question": [(0.15, 0.3), (0.35, 2.4)],
-    "image_count": [(0.15, 0.3), (0.35, 2.2)],
-    "large_text": [(0.08, 0.5), (0.16, 6.0), (0.32, 6.0), (0.45, 1.0), (1.0, 0.5)],
-    "text_reading": [(0.25, 0.3), (0.4, 6.0), (0.7, 6.0), (1.0, 4.0)],
-    "chart": [(0.2, 0.1), (0.4, 1.8)],
+    "image_count": [(0.15, 0.3), (0.32, 5.0)],
+    "large_text": [(0.08, 0.5), (0.16, 11.0), (0.34, 11.0), (0.45, 1.5), (1.0, 0.5)],
+    "text_reading": [(0.25, 0.5), (0.36, 10.0), (0.7, 10.0), (1.0, 5.0)],
+    "chart": [(0.2, 0.1), (0.4, 2.2)],
     "document": [(0.2, 0.1), (0.4, 0.3)],
     "spoken_sentence": [(0.2, 5.0), (0.4, 2.0)],
-    "spoken_question": [(0.25, 0.1), (0.45, 1.3)],
+    "spoken_question": [(0.25, 0.1), (0.45, 1.6)],
     "sound_event": [(0.0, 0.4), (0.3, 0.8)],
     "video_question": [(0.25, 0.1), (0.45, 1.4)],
     "video_caption": [(0.2, 0.1), (0.4, 0.6), (1.0, 0.4)],
     "translation": [(0.0, 1.0), (0.4, 1.4)],
-    "arithmetic": [(0.0, 1.0), (0.4, 1.8)],
+    "arithmetic": [(0.0, 1.2), (0.4, 2.6)],
     "reasoning": [(0.0, 0.2), (0.4, 0.8)],
-    "drawing": [(0.0, 1.0), (0.4, 3.0)],
+    "drawing": [(0.0, 1.5), (0.3, 4.0)],
     "interleaved": [(0.3, 0.1), (0.6, 0.9)],
 }
+BROAD = ("dialogue", "video_caption", "reasoning", "interleaved")  # what the other tasks lead up to
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,12 @@ def world_sources(seed: int) -> dict[str, Drawable]:
     return {name: WorldSource(world, name) for name in present}
 
 
-def mixture(seed: int, real: Mapping[str, tuple[Drawable, Weight]] | None = None) -> Mixture:
-    """Diorama with, beside it, the real sources and their weights."""
+def mixture(seed: int, real: Mapping[str, tuple[Drawable, Weight]] | None = None, breadth: float = 1.0) -> Mixture:
+    """Diorama with, beside it, the real sources and their weights; `breadth` multiplies those of `BROAD`."""
     sources: dict[str, Drawable] = world_sources(seed)
     weights: dict[str, Weight] = {name: WORLD_WEIGHTS[name] for name in sources}
+    for name in BROAD:
+        weights[name] = [(at, breadth * weight) for at, weight in WORLD_WEIGHTS[name]]
     for name, (source, weight) in (real or {}).items():
         sources[name], weights[name] = source, weight
     return Mixture(sources, weights)

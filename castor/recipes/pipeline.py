@@ -13,6 +13,7 @@ import functools
 import math
 import os
 import random
+import statistics
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -29,11 +30,12 @@ from castor.data.lines import Lines
 from castor.data.loader import Loader, LoaderConfig
 from castor.data.mixture import Mixture
 from castor.engine.model import Model
-from castor.log import LiveLine
+from castor.log import LiveLine, read_metrics
 from castor.models.codec import CodecConfig, ImageCodec
 from castor.models.config import ModelConfig
 from castor.models.decoder import Decoder
 from castor.models.sizes import SIZES
+from castor.nn.quantizer import init_code_rows
 from castor.recipes.curriculum import SpannedMixture, mixture
 from castor.recipes.real import real_sources
 from castor.recipes.rendering import RenderExample, make_renderer
@@ -41,7 +43,7 @@ from castor.recipes.settings import keep_settings
 from castor.runtime import best_precision, can_compile, pick_device, prepare_cpu, threads
 from castor.tokens.pack import pack
 from castor.tokens.render import RenderConfig
-from castor.tokens.space import IdSpace
+from castor.tokens.space import CONFIG_IDS, IdSpace
 from castor.tokens.text import Tokenizer, train_tokenizer
 from castor.train.calibrate import seconds_per_step
 from castor.train.codec import train_codec
@@ -74,6 +76,7 @@ class RunConfig:
     pretrain_steps: int = 0
     tune_steps: int = 0
     code_weight: float = 0.5  # of a picture code in the loss, against 1 for a piece of text
+    breadth: float = 1.0  # weight of what only longer runs learn (curriculum.BROAD, real data)
     num_rows: int = 8
     row_tokens: int = 320  # the longest video with its sound fits
     num_workers: int = 1  # that make batches, for each training process
@@ -121,10 +124,10 @@ class Run:
         self.device = pick_device(config.device)
         self.precision = best_precision(self.device)
         prepare_cpu()
-        real, told = real_sources(config.data)
+        real, told = real_sources(config.data, config.breadth)
         say(told)
         own = {path: (Lines(path), config.examples_weight) for path in config.examples}
-        self.mixture = mixture(config.seed, real | own)
+        self.mixture = mixture(config.seed, real | own, config.breadth)
         self.folder.mkdir(parents=True, exist_ok=True)  # from here on the folder is bound to these settings
         keep_settings(self.folder, config)
         self.plan_path = self.folder / "plan.json"
@@ -220,13 +223,7 @@ class Run:
             text=dataclasses.replace(config.text, vocab_size=space.vocab_size),
             vision=vision,
             audio=dataclasses.replace(config.audio, audio_embed_dim=renderer.frame_dim),
-            image_token_id=space.special("<|image|>"),
-            video_token_id=space.special("<|video|>"),
-            audio_token_id=space.special("<|audio|>"),
-            boi_token_id=space.special("<|image>"),
-            eoi_token_id=space.special("<image|>"),
-            boa_token_id=space.special("<|audio>"),
-            eoa_token_index=space.special("<audio|>"),
+            **{name: space.special(token) for name, token in CONFIG_IDS.items()},
         )
 
     def space(self) -> IdSpace:
@@ -237,7 +234,10 @@ class Run:
     def decoder(self) -> Decoder:
         """The decoder in training: fresh from the seed at first."""
         if self._decoder is None:
-            decoder = Decoder(self.model_config()).init_weights(self.config.seed).to(self.device)
+            decoder = Decoder(self.model_config()).init_weights(self.config.seed)
+            first, levels = self.space().first_code, self.config.codec.levels
+            init_code_rows(decoder.output_weight_VD, first, levels, self.config.seed)
+            decoder = decoder.to(self.device)
             self._decoder = decoder.compile_layers() if self._compiles else decoder
         return self._decoder
 
@@ -309,13 +309,21 @@ class Run:
         )
 
     def _steps_that_fit(self, stage: str, decoder: Decoder, loss: LossFunction) -> int:
-        """Measured once, from a trial of the real loop; both stages share the figure."""
+        """Measured once, from a trial of the real loop, and for tuning from all of pre-training."""
         if "step_s" not in self.plan:
             self.say("measuring the speed of a step (the first ones compile)")
             batches = self.loader("pretrain", 10_000).batches
             step_s = seconds_per_step(decoder, loss, batches, self._fit_config("pretrain", 10_000), self.workers())
             self.note("step_s", round(step_s, 4))
-        return max(10, round(60 * self.config.minutes * SHARES[stage] / self.plan["step_s"]))
+        if stage == "pretrain":
+            return max(10, round(60 * self.config.minutes * SHARES[stage] / self.plan["step_s"]))
+        return self.plan.get("tune_steps") or self.note("tune_steps", self._steps_left())
+
+    def _steps_left(self) -> int:
+        """How many steps of tuning fit the time that pre-training left, at the speed that it had."""
+        steps_s = [row["step_s"] for row in read_metrics(self.folder / "pretrain" / "metrics.jsonl")]
+        left_s = 60 * self.config.minutes * (SHARES["pretrain"] + SHARES["tune"]) - sum(steps_s)
+        return max(10, round(left_s / statistics.mean(steps_s)))
 
     def _take(self, decoder: Decoder, folder: Path) -> None:
         tensors = load_tensors(folder / "state.safetensors")

@@ -53,10 +53,11 @@ def real_data(path: str = "") -> RealData:
     return RealData(path or os.environ.get(DATA_VARIABLE) or None)
 
 
-def real_sources(path: str = "") -> tuple[dict[str, tuple[Drawable, Weight]], str]:
-    """Sources to train on with their weights, and a sentence that says what was found."""
+def real_sources(path: str = "", breadth: float = 1.0) -> tuple[dict[str, tuple[Drawable, Weight]], str]:
+    """Sources to train on with their weights times `breadth`, and a sentence that says what was found."""
     data = real_data(path)
-    found = {name: (data.sources[name], _late(weight)) for name, weight in REAL_WEIGHTS.items() if name in data.sources}
+    weights = {name: breadth * weight for name, weight in REAL_WEIGHTS.items() if name in data.sources}
+    found = {name: (data.sources[name], _late(weight)) for name, weight in weights.items()}
     told = f"training on Diorama and {len(found)} sets of real data in {data.path}" if found else (
         f"training on Diorama alone ({data.message})"
     )  # fmt: skip
@@ -64,8 +65,8 @@ def real_sources(path: str = "") -> tuple[dict[str, tuple[Drawable, Weight]], st
 
 
 def _late(weight: float) -> Weight:
-    """Little of it until captions and sentences are learned: a tenth at first, all towards the end."""
-    return [(0.25, 0.1 * weight), (0.65, weight)]
+    """Little of it until captions and sentences are learned: a tenth at first, three times as much towards the end."""
+    return [(0.25, 0.1 * weight), (0.6, weight), (0.75, 3 * weight)]
 
 
 def real_examples(path: str = "", limit: int = 64) -> tuple[dict[str, list[Example]], str]:

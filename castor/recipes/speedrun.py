@@ -16,6 +16,7 @@ from castor.recipes.pipeline import RunConfig, run_pipeline
 from castor.recipes.plots import plot_run
 from castor.runtime import hardware
 
+BROAD_MINUTES = 40  # a shorter run sees less of what it could not learn in time
 EVALUATION_SHARE = 0.09  # of the minutes: evaluation, tokenizer and compiling are paid from it
 
 
@@ -28,14 +29,15 @@ def speedrun(overrides: Sequence[str] = ()) -> Report | None:
     from rich.console import Console
 
     wanted = override(RunConfig(minutes=15.0, out="runs/speedrun", tokenizer_examples=5000), overrides)
-    config = dataclasses.replace(wanted, minutes=wanted.minutes * (1 - EVALUATION_SHARE))
+    breadth = wanted.breadth * min(1.0, wanted.minutes / BROAD_MINUTES)
+    config = dataclasses.replace(wanted, minutes=wanted.minutes * (1 - EVALUATION_SHARE), breadth=round(breadth, 3))
     start_s = time.monotonic()
     model = run_pipeline(config)
     if model is None:
         return None
     trained_s = time.monotonic() - start_s
     folder = Path(config.out)
-    limit = max(24, min(200, round(6 * wanted.minutes)))  # examples a task
+    limit = max(24, min(200, round(14 * wanted.minutes)))  # examples a task
     report = evaluate_model(model, limit=limit, data=config.data, records_path=folder / "records.jsonl")
     (folder / "report.json").write_text(report.dumps(), encoding="utf-8")
     (folder / "report.md").write_text(report.to_markdown(), encoding="utf-8")

@@ -25,6 +25,15 @@ SPECIALS = (
     "<|draw>",
     "<draw|>",
 )
+CONFIG_IDS = {  # keys of config.json, and the special tokens whose ids they state
+    "image_token_id": "<|image|>",
+    "audio_token_id": "<|audio|>",
+    "video_token_id": "<|video|>",
+    "boi_token_id": "<|image>",
+    "eoi_token_id": "<image|>",
+    "boa_token_id": "<|audio>",
+    "eoa_token_index": "<audio|>",
+}
 DRAWING = SPECIALS[-2:]  # the brackets of a drawing
 MAX_GRID = 32
 NUM_SPECIALS = 64  # room kept for tokens to come, so that code ids never move
