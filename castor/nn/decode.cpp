@@ -62,11 +62,28 @@ static inline f16 load(const float *at) { return *reinterpret_cast<const f16 *>(
 static inline f16 load(const bf16 *at) {
     return (f16)(__builtin_convertvector(*reinterpret_cast<const h16 *>(at), u16) << 16);
 }
-static inline float sum(f16 x) {
-    for (int half = 8; half; half /= 2)
-        for (int i = 0; i < half; ++i) x[i] += x[i + half];
-    return x[0];
+
+// Two vectors of groups of G lanes: each group's halves added, in one vector of groups of G / 2. Groups keep their order.
+template <int G>
+static inline f16 halve(f16 a, f16 b) {
+    static const i16 first[] = {{0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23},
+                                {0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27},
+                                {0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29},
+                                {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30}};
+    const i16 low = first[G == 16 ? 0 : G == 8 ? 1 : G == 4 ? 2 : 3];
+    return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, low + G / 2);
 }
+// The sums of N vectors' lanes, in the first N lanes. A vector is summed in the same order whatever N is.
+template <int N, int G = 16>
+static inline f16 sums(const f16 *x) {
+    f16 halved[(N + 1) / 2];
+    for (int i = 0; i < (N + 1) / 2; ++i) halved[i] = halve<G>(x[2 * i], x[std::min(2 * i + 1, N - 1)]);
+    if constexpr (G == 2)
+        return halved[0];
+    else
+        return sums<(N + 1) / 2, G / 2>(halved);
+}
+static inline float sum(f16 x) { return sums<1>(&x)[0]; }
 static inline f16 fill(float x) { return f16{} + x; }
 
 // e^x by range reduction and a polynomial (Cephes' expf): relative error below 2e-7.
@@ -92,37 +109,37 @@ static inline f16 gelu16(f16 x) {  // the tanh approximation; tanh(u) = 1 - 2 / 
 // R rows of the weights times C rows of the input: y[c][r]. One accumulator for each pair, in rising order of k.
 template <class W, int R, int C>
 static void products(const W *w, const float *x, float *y, int64_t in, int64_t out) {
-    f16 acc[R][C] = {};
+    f16 acc[C * R];
+    for (int i = 0; i < C * R; ++i) acc[i] = f16{};
     int64_t k = 0;
     for (; k + 16 <= in; k += 16) {
         f16 wide[R];
         for (int r = 0; r < R; ++r) wide[r] = load(w + r * in + k);
         for (int c = 0; c < C; ++c) {
             f16 own = load(x + c * in + k);
-            for (int r = 0; r < R; ++r) acc[r][c] += wide[r] * own;
+            for (int r = 0; r < R; ++r) acc[c * R + r] += wide[r] * own;
         }
     }
+    f16 total = sums<C * R>(acc);
     for (int c = 0; c < C; ++c)
-        for (int r = 0; r < R; ++r) {
-            float total = sum(acc[r][c]);
-            for (int64_t at = k; at < in; ++at) total += to_float(w[r * in + at]) * x[c * in + at];
-            y[c * out + r] = total;
-        }
+        for (int r = 0; r < R; ++r) y[c * out + r] = total[c * R + r];
+    for (; k < in; ++k)
+        for (int c = 0; c < C; ++c)
+            for (int r = 0; r < R; ++r) y[c * out + r] += to_float(w[r * in + k]) * x[c * in + k];
 }
 
 // Rows [from, to) of the weights times all B rows of the input, into y [B, out].
 template <class W>
 static void matmul(const W *w, const float *x, float *y, int64_t in, int64_t out, int64_t from, int64_t to, int rows) {
     int64_t r = from;
-    if (rows == 1) {
+    if (rows == 1)
         for (; r + 8 <= to; r += 8) products<W, 8, 1>(w + r * in, x, y + r, in, out);
-        for (; r < to; ++r) products<W, 1, 1>(w + r * in, x, y + r, in, out);
-        return;
-    }
     for (; r + 4 <= to; r += 4) {
         int c = 0;
         for (; c + 4 <= rows; c += 4) products<W, 4, 4>(w + r * in, x + c * in, y + c * out + r, in, out);
-        for (; c < rows; ++c) products<W, 4, 1>(w + r * in, x + c * in, y + c * out + r, in, out);
+        if (rows - c == 3) products<W, 4, 3>(w + r * in, x + c * in, y + c * out + r, in, out);
+        if (rows - c == 2) products<W, 4, 2>(w + r * in, x + c * in, y + c * out + r, in, out);
+        if (rows - c == 1) products<W, 4, 1>(w + r * in, x + c * in, y + c * out + r, in, out);
     }
     for (; r < to; ++r)
         for (int c = 0; c < rows; ++c) products<W, 1, 1>(w + r * in, x + c * in, y + c * out + r, in, out);
