@@ -19,7 +19,7 @@ from castor.nn.lora import LoraConfig, add_adapters
 from castor.nn.native import native
 from castor.tokens.pack import collate
 
-pytestmark = pytest.mark.skipif(native("decode") is None, reason="no C++ compiler")
+pytestmark = pytest.mark.skipif(native("layers") is None, reason="no C++ compiler")
 
 PROMPTS = ["one", "a rather longer prompt of many words", "red circles and blue squares " * 4, "x", "two of them"]
 FORMS: dict[str, dict[str, Any]] = {

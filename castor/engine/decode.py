@@ -70,7 +70,7 @@ class DecodeStep:
     """The compiled step of one decoder over one store. Weights are read where they are: they must stay there."""
 
     def __init__(self, decoder: Decoder, blocks: Blocks, store: BlockStore) -> None:
-        library = native("decode")
+        library = native("layers")
         assert library is not None and can_decode(decoder)
         self._step, self._kept = library.castor_decode_step, [store]
         self._kinds = [kind for kind in KINDS if kind in blocks.pools]
@@ -155,7 +155,7 @@ def can_decode(decoder: Decoder) -> bool:
     text, weight = decoder.config.text, decoder.output_weight_VD
     if weight.device.type != "cpu" or weight.dtype not in MOST_ROWS or decoder.language_model.ple is not None:
         return False
-    if text.num_own_layers != text.num_hidden_layers or text.enable_moe_block or native("decode") is None:
+    if text.num_own_layers != text.num_hidden_layers or text.enable_moe_block or native("layers") is None:
         return False
     return all(_is_plain(layer, weight.dtype) for layer in decoder.language_model.layers)
 

@@ -14,9 +14,13 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared", "-fopenmp")
+import torch
+
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-fPIC", "-shared", "-fopenmp")
 
 
 @functools.cache
@@ -55,3 +59,30 @@ def _processor() -> bytes:
     """What instructions there are: a home folder may be seen by machines of several kinds."""
     with open("/proc/cpuinfo", "rb") as file:
         return next((line for line in file if line.startswith((b"flags", b"Features"))), platform.machine().encode())
+
+
+@functools.cache
+def row_work(name: str, dtype: torch.dtype) -> Callable[..., Any] | None:
+    """The compiled work on rows of that name ("norm", "rotate", "gate") and type; its last argument is the threads."""
+    library = native("layers")
+    if library is None or dtype not in (torch.float32, torch.bfloat16):
+        return None
+    work = getattr(library, f"castor_{name}_{str(dtype).removeprefix('torch.')}")
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    work.argtypes = {
+        "norm": [pointer] * 3 + [number] * 2 + [ctypes.c_float, ctypes.c_int],
+        "rotate": [pointer] * 4 + [number] * 3 + [ctypes.c_int],
+        "gate": [pointer] * 2 + [number, ctypes.c_int],
+    }[name]
+    work.restype = None
+    return work
+
+
+def compiled_work(name: str, *tensors: torch.Tensor) -> Callable[..., Any] | None:
+    """`row_work` where these tensors let it be used: in inference, on the CPU, all of one type, without gaps."""
+    first = tensors[0]
+    if not torch.is_inference_mode_enabled() or torch.compiler.is_compiling() or first.device.type != "cpu":
+        return None
+    if not all(each.is_contiguous() and each.dtype == first.dtype for each in tensors):
+        return None
+    return row_work(name, first.dtype)

@@ -1,9 +1,10 @@
-// One decode step of a whole decoder: B rows of one new token each, from ids to logits, keys and values read in place.
+// Layers for inference on a CPU: a whole decode step in one call, and the work between products on many rows.
 //
-// The plain form is Decoder.embed, run and project over a BlockCache; this computes the same with float32 activations.
-// Weights, keys and values are float32 or bfloat16. Every sum runs in one order whatever the number of rows, so that a
-// row's result does not depend on its company. Built by native.py with plain C types, so that no header of torch is
-// needed. Leaves out experts, per-layer inputs, shared keys and biases: such models take the plain form.
+// The plain forms are torch's: Decoder.embed, run and project over a BlockCache; rms_norm, rotate and FeedForward. This
+// computes the same with float32 in between. Weights, keys and values are float32 or bfloat16. Every sum runs in one
+// order whatever the number of rows, so that a row's result does not depend on its company. Built by native.py with
+// plain C types, so that no header of torch is needed. The decode step leaves out experts, per-layer inputs, shared keys
+// and biases: such models take the plain form.
 
 #include <algorithm>
 #include <cmath>
@@ -82,6 +83,12 @@ static inline f16 sums(const f16 *x) {
         return halved[0];
     else
         return sums<(N + 1) / 2, G / 2>(halved);
+}
+static inline void store(float *to, f16 x) { *reinterpret_cast<f16 *>(to) = x; }
+static inline void store(bf16 *to, f16 x) {
+    u16 bits = (u16)x;
+    bits = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    *reinterpret_cast<h16 *>(to) = __builtin_convertvector(bits, h16);
 }
 static inline float sum(f16 x) { return sums<1>(&x)[0]; }
 static inline f16 fill(float x) { return f16{} + x; }
@@ -364,3 +371,68 @@ extern "C" void castor_decode_step(const Model *model, const Rows *rows, int32_t
     else
         step<float>(*model, *rows, threads);
 }
+
+// The work between products, on rows of n numbers: [rows, n] each.
+
+template <class W>
+static void norm_rows(const W *x, const W *weight, W *y, int64_t rows, int64_t n, float eps, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (rows * n > 32768)
+    for (int64_t r = 0; r < rows; ++r) {
+        const W *from = x + r * n;
+        W *to = y + r * n;
+        f16 acc = {};
+        int64_t i = 0;
+        for (; i + 16 <= n; i += 16) acc += load(from + i) * load(from + i);
+        float total = sum(acc);
+        for (; i < n; ++i) total += to_float(from[i]) * to_float(from[i]);
+        const float scale = 1.0f / std::sqrt(total / n + eps);
+        for (i = 0; i + 16 <= n; i += 16)
+            store(to + i, weight ? load(from + i) * scale * load(weight + i) : load(from + i) * scale);
+        for (; i < n; ++i) store(to + i, to_float(from[i]) * scale * (weight ? to_float(weight[i]) : 1.0f));
+    }
+}
+
+// Every row of `heads` vectors of `dim` by the angles of its place: cosines and sines [rows, dim / 2].
+template <class W>
+static void rotate_rows(const W *x, const float *cosine, const float *sine, W *y, int64_t rows, int64_t heads,
+                        int64_t dim, int threads) {
+    const int64_t half = dim / 2;
+#pragma omp parallel for schedule(static) num_threads(threads) if (rows * heads * dim > 32768)
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t n = 0; n < heads; ++n) {
+            const W *from = x + (r * heads + n) * dim;
+            W *to = y + (r * heads + n) * dim;
+            const float *c = cosine + r * half, *s = sine + r * half;
+            int64_t i = 0;
+            for (; i + 16 <= half; i += 16) {
+                f16 first = load(from + i), second = load(from + half + i);
+                store(to + i, first * load(c + i) - second * load(s + i));
+                store(to + half + i, second * load(c + i) + first * load(s + i));
+            }
+            for (; i < half; ++i) {
+                float first = to_float(from[i]), second = to_float(from[half + i]);
+                store(to + i, first * c[i] - second * s[i]);
+                store(to + half + i, second * c[i] + first * s[i]);
+            }
+        }
+}
+
+template <class W>
+static void gate_rows(W *gate, const W *up, int64_t count, int threads) {  // gate <- gelu(gate) * up
+#pragma omp parallel for schedule(static) num_threads(threads) if (count > 32768)
+    for (int64_t i = 0; i < count / 16 * 16; i += 16) store(gate + i, gelu16(load(gate + i)) * load(up + i));
+    for (int64_t i = count / 16 * 16; i < count; ++i)
+        store(gate + i, gelu16(fill(to_float(gate[i])))[0] * to_float(up[i]));
+}
+
+#define FOR_BOTH_TYPES(W, name)                                                                                        \
+    extern "C" void castor_norm_##name(const W *x, const W *weight, W *y, int64_t rows, int64_t n, float eps, int t) { \
+        norm_rows(x, weight, y, rows, n, eps, t);                                                                      \
+    }                                                                                                                  \
+    extern "C" void castor_rotate_##name(const W *x, const float *c, const float *s, W *y, int64_t rows, int64_t n,    \
+                                         int64_t dim, int t) {                                                         \
+        rotate_rows(x, c, s, y, rows, n, dim, t);                                                                      \
+    }                                                                                                                  \
+    extern "C" void castor_gate_##name(W *gate, const W *up, int64_t n, int t) { gate_rows(gate, up, n, t); }
+FOR_BOTH_TYPES(float, float32)
+FOR_BOTH_TYPES(bf16, bfloat16)
