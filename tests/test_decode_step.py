@@ -1,4 +1,4 @@
-"""The compiled decode step: the same logits as torch's layers, whatever rows are beside a row, and no step without it."""
+"""The compiled decode step: the logits of torch's layers, whatever rows are beside a row, and torch where it cannot."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def model_of(model: Model, dtype: torch.dtype, **more: Any) -> Model:
     )  # fmt: skip
     decoder = Decoder(ModelConfig(text=text)).init_weights(3)
     with torch.no_grad():
-        for name, tensor in decoder.state_dict().items():
+        for tensor in decoder.state_dict().values():
             if tensor.ndim == 1:  # scales that are not one, so that none can be left out
                 tensor.mul_(torch.linspace(0.7, 1.3, len(tensor)) if len(tensor) > 1 else 0.9)
     return Model(decoder.to(dtype), model.renderer, None)

@@ -72,7 +72,8 @@ class DecodeStep:
     def __init__(self, decoder: Decoder, blocks: Blocks, store: BlockStore) -> None:
         library = native("layers")
         assert library is not None and can_decode(decoder)
-        self._step, self._kept = library.castor_decode_step, [store]
+        self._step = library.castor_decode_step
+        self._kept: list[object] = [store]
         self._kinds = [kind for kind in KINDS if kind in blocks.pools]
         text, weight = decoder.config.text, decoder.output_weight_VD
         self.vocab_size, self.max_rows = len(weight), MOST_ROWS[weight.dtype]

@@ -1,6 +1,6 @@
 """One step of computing: spans of requests through the decoder, and the logits of those whose next id is due.
 
-Requests that speak make one batch of one token each. Chunks that are read go in batches of similar length, so that
+Requests that speak make one batch of one token each, by the compiled step (`decode.py`) where it can. Chunks that are read go in batches of similar length, so that
 little is padded; what enters the layers, pictures and sound included, is made once for a request and cut into chunks.
 """
 
@@ -63,12 +63,14 @@ class Forward:
         for span in spans:
             length = span.stop - span.start
             batches[(length - 1).bit_length() + 1 if span.request.is_reading else 0].append(span)
+        found = {size: self._logits(batch, is_reading=size > 0) for size, batch in sorted(batches.items())}
+        if len(found) == 1:
+            return next(iter(found.values()))
         of_request: dict[int, torch.Tensor] = {}
-        for size, batch in sorted(batches.items()):
-            logits_BV = self._logits(batch, is_reading=size > 0)
-            of_request |= {id(span.request): row for span, row in zip(self._due(batch), logits_BV, strict=True)}
-        last = [of_request[id(span.request)] for span in self._due(spans)]
-        return torch.stack(last) if last else torch.zeros(0, self.decoder.config.text.vocab_size)
+        for size, logits_BV in found.items():
+            of_request |= zip((id(span.request) for span in self._due(batches[size])), logits_BV, strict=True)
+        rows = [of_request[id(span.request)] for span in self._due(spans)]
+        return torch.stack(rows) if rows else torch.cat([*found.values()])  # of no rows
 
     def _due(self, spans: Seq[Span]) -> list[Span]:
         return [span for span in spans if span.is_last]

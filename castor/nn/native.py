@@ -20,7 +20,17 @@ from typing import Any
 
 import torch
 
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-fPIC", "-shared", "-fopenmp")
+FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-march=native",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-Wno-psabi",
+    "-fPIC",
+    "-shared",
+    "-fopenmp",
+)
 
 
 @functools.cache
@@ -80,8 +90,10 @@ def row_work(name: str, dtype: torch.dtype) -> Callable[..., Any] | None:
 
 def compiled_work(name: str, *tensors: torch.Tensor) -> Callable[..., Any] | None:
     """`row_work` where these tensors let it be used: in inference, on the CPU, all of one type, without gaps."""
+    if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
+        return None
     first = tensors[0]
-    if not torch.is_inference_mode_enabled() or torch.compiler.is_compiling() or first.device.type != "cpu":
+    if first.device.type != "cpu" or not first.numel():
         return None
     if not all(each.is_contiguous() and each.dtype == first.dtype for each in tensors):
         return None

@@ -27,8 +27,9 @@ def rope_table(position_BT: torch.Tensor, frequencies: torch.Tensor) -> tuple[to
 
 def rotate(x_BTNH: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Turn pair (h, h + H/2) of every head by its angle; type kept."""
-    is_plain = cos.is_contiguous() and cos.dtype == torch.float32 and cos.shape[:3] == (*x_BTNH.shape[:2], 1)
-    if is_plain and (work := compiled_work("rotate", x_BTNH)) is not None:
+    shape = (*x_BTNH.shape[:2], 1, x_BTNH.shape[-1] // 2)
+    is_plain = cos.shape == sin.shape == shape and cos.dtype == torch.float32 and cos.is_contiguous()
+    if is_plain and sin.is_contiguous() and (work := compiled_work("rotate", x_BTNH)) is not None:
         turned, (rows, num_heads, width) = torch.empty_like(x_BTNH), x_BTNH.flatten(0, 1).shape
         pointers = [each.data_ptr() for each in (x_BTNH, cos, sin, turned)]
         work(*pointers, rows, num_heads, width, torch.get_num_threads())
