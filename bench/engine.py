@@ -5,8 +5,9 @@
 Both sides answer the same prompts, every second one with a picture, with answers of 8 to 64 tokens, greedily, in
 float32. `transformers` answers them in batches of fixed members (padded, as long as the longest answer takes); the
 engine lets requests join and leave. Its continuous batching takes no pictures: a table of its own has the same number
-of questions in text alone ("as it comes": its default settings, one manager kept for all rounds). The model has the shape of `atom` with linear patches, which `transformers` has
-too, with random weights; the shipped `atom` goes through the engine as well. Only tokens that were asked for count.
+of questions in text alone ("as it comes": its default settings, one manager kept for all rounds). The model has the
+shape of `atom` with linear patches, which `transformers` has too, with random weights; the shipped `atom` goes through
+the engine as well. Only tokens that were asked for count.
 `--processor-time` measures seconds of the processor with one thread, for a machine that is busy.
 """
 

@@ -20,17 +20,7 @@ from typing import Any
 
 import torch
 
-FLAGS = (
-    "-std=c++17",
-    "-O3",
-    "-march=native",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-Wno-psabi",
-    "-fPIC",
-    "-shared",
-    "-fopenmp",
-)
+FLAGS = "-std=c++17 -O3 -march=native -fno-math-errno -fno-trapping-math -Wno-psabi -fPIC -shared -fopenmp".split()
 
 
 @functools.cache
