@@ -1,7 +1,8 @@
 """One step of computing: spans of requests through the decoder, and the logits of those whose next id is due.
 
 Requests that speak make one batch of one token each, by the compiled step (`decode.py`) where it can. Chunks that are
-read go in batches of similar length, so that little is padded; what enters the layers, pictures and sound included, is made once for a request and cut into chunks.
+read go in batches of similar length, so that little is padded; what enters the layers, pictures and sound included, is
+made once for a request and cut into chunks.
 """
 
 from __future__ import annotations

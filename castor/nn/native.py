@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 
-FLAGS = "-std=c++17 -O3 -march=native -fno-math-errno -fno-trapping-math -Wno-psabi -fPIC -shared -fopenmp".split()
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
+FLAGS += ("-fPIC", "-shared", "-fopenmp")
 
 
 @functools.cache
