@@ -58,10 +58,10 @@ def texts(count: int) -> list[str]:
 def theirs(folder: Path, dtype: str) -> Any:
     """sentence-transformers with mean pooling and vectors of length 1."""
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Normalize, Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
-    inner = Transformer(str(folder), model_args={"dtype": dtype})
-    size = inner.get_word_embedding_dimension()
+    inner = Transformer(str(folder), model_kwargs={"dtype": dtype})
+    size = inner.get_embedding_dimension()
     return SentenceTransformer(modules=[inner, Pooling(size, "mean"), Normalize()], device="cpu")
 
 

@@ -77,7 +77,7 @@ class DecodeStep:
         self._kinds = [kind for kind in KINDS if kind in blocks.pools]
         text, weight = decoder.config.text, decoder.output_weight_VD
         self.vocab_size, self.max_rows = len(weight), MOST_ROWS[weight.dtype]
-        frequency = {kind: self._keep(decoder._frequencies(kind).float()) for kind in self._kinds}
+        frequency = {kind: self._keep(decoder.frequencies(kind)) for kind in self._kinds}
         layers = (_Layer * text.num_hidden_layers)()
         for index, (kind, block) in enumerate(zip(text.layer_types or (), decoder.language_model.layers, strict=True)):
             assert isinstance(block, Block)

@@ -108,7 +108,8 @@ static inline f16 exp16(f16 x) {
     f16 e = p * r * r + r + 1.0f;
     return e * (f16)((__builtin_convertvector(whole, i16) + 127) << 23);
 }
-static inline f16 gelu16(f16 x) {  // the tanh approximation; tanh(u) = 1 - 2 / (e^2u + 1)
+static inline f16 tanh16(f16 x) { return 1.0f - 2.0f / (exp16(x + x) + 1.0f); }
+static inline f16 gelu16(f16 x) {  // the tanh approximation: x / 2 * (1 + tanh(u))
     f16 u = (x + x * x * x * 0.044715f) * 0.7978845608f;
     return x - x / (exp16(u + u) + 1.0f);
 }
@@ -286,11 +287,11 @@ struct Step {
                 }
             }
             f16 total = {};
-            for (size_t i = 0; i < score.size(); i += 16) {  // beyond the last: e^-1e30, but not quite zero
+            for (size_t i = 0; i < score.size(); i += 16) {
                 f16 e = exp16(load(&score[i]) - most);
-                *reinterpret_cast<f16 *>(&score[i]) = e;
-                for (size_t lane = 0; lane < 16; ++lane)
-                    if (int64_t(i + lane) <= last - first) total[lane] += e[lane];
+                for (int64_t lane = last - first - int64_t(i) + 1; lane < 16; ++lane) e[lane] = 0;
+                store(&score[i], e);
+                total += e;
             }
             float *out = &mixed[at * dim], scale = 1.0f / sum(total);
             std::fill(out, out + dim, 0.0f);
@@ -351,9 +352,15 @@ struct Step {
         }
         product(model.embedding, normed.data(), rows.logits, model.dim, model.vocab);
         if (model.soft_cap > 0) {
+            const int64_t count = int64_t(rows.count) * model.vocab;
 #pragma omp for schedule(static)
-            for (int64_t i = 0; i < int64_t(rows.count) * model.vocab; ++i)
-                rows.logits[i] = std::tanh(rows.logits[i] / model.soft_cap) * model.soft_cap;
+            for (int64_t i = 0; i < count / 16; ++i) {
+                float *at = rows.logits + 16 * i;
+                store(at, tanh16(load(at) / model.soft_cap) * model.soft_cap);
+            }
+#pragma omp single
+            for (int64_t i = count / 16 * 16; i < count; ++i)
+                rows.logits[i] = tanh16(fill(rows.logits[i] / model.soft_cap))[0] * model.soft_cap;
         }
     }
 };
