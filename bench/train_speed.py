@@ -1,11 +1,15 @@
-"""Training speed beside `transformers`: useful tokens a second of the same model on the same multimodal examples.
+"""Training and forward speed beside `transformers`: useful tokens a second, same model, same multimodal examples.
 
     python bench/train_speed.py --rounds 5 --seconds 10
+    python bench/train_speed.py --size 0.3b --rounds 3 --seconds 12
+    python bench/train_speed.py --forward --rounds 5 --seconds 5
 
-The model has the shape of `atom` with linear patches and frames, which `transformers` has too (`gemma4_unified`), and
-starts from the same weights on both sides. Theirs: batches of 32 examples, each padded to its longest as their collator
-does, bfloat16 autocast, fused AdamW, one process on all cores. Ours: the rows, processes and compiled layers of a run,
-with AdamW as well. Padding counts on neither side. Rounds alternate; the ratio is that of the medians.
+The model has the shape of `atom` with linear patches and frames, which `transformers` has too (`gemma4_unified`), or
+one of 0.25 billion parameters in layers, and starts from the same weights on both sides. Theirs: batches of examples,
+each padded to its longest as their collator does, bfloat16 autocast, fused AdamW, one process on all cores. Ours: the
+rows, processes and compiled layers of a run, with AdamW as well. With `--forward`, logits of every token from weights
+in bfloat16, without gradients, ours in one process as well. Padding counts on neither side. Rounds alternate; the ratio
+is that of the medians.
 """
 
 from __future__ import annotations
@@ -35,7 +39,8 @@ TASKS = (
     "arithmetic",
     "translation",
 )
-ROWS, ROW_TOKENS, BATCH_SIZE = 12, 384, 32
+ROW_TOKENS = 384
+SIZES = {"atom": (12, 32), "0.3b": (4, 8)}  # rows of a step of ours; examples in a batch of theirs
 NUM_TEXT, NUM_CODES = 4096, 1000
 WEIGHTS = Path(__file__).parents[1] / "castor" / "weights" / "atom"
 
@@ -60,13 +65,27 @@ def sequences(count: int = 512) -> list[Any]:
     return [renderer.encode(world.example(rng.choice(TASKS), index).messages) for index in range(count)]
 
 
-def config() -> Any:
-    """`atom` without its convolutions, which `transformers` does not have."""
+def config(size: str = "atom") -> Any:
+    """`atom` without its convolutions, which `transformers` does not have; or wider and deeper."""
     from castor.models.config import AudioConfig, VisionConfig
-    from castor.models.sizes import SIZES
+    from castor.models.sizes import SIZES as FAMILY
 
-    vision = VisionConfig(patch_size=16, pooling_kernel_size=1, mm_embed_dim=192, mm_posemb_size=64)
-    return dataclasses.replace(SIZES["atom"], vision=vision, audio=AudioConfig(audio_embed_dim=320))
+    text = FAMILY["atom"].text
+    if size == "0.3b":
+        text = dataclasses.replace(
+            text,
+            hidden_size=1024,
+            intermediate_size=4096,
+            num_hidden_layers=16,
+            num_attention_heads=4,
+            num_key_value_heads=1,
+            head_dim=256,
+            global_head_dim=256,
+            layer_types=None,
+        )
+    vision = VisionConfig(patch_size=16, pooling_kernel_size=1, mm_embed_dim=text.hidden_size, mm_posemb_size=64)
+    audio = AudioConfig(audio_embed_dim=320)
+    return dataclasses.replace(FAMILY["atom"], text=text, vision=vision, audio=audio, model_type="gemma4_unified")
 
 
 def batches(num_rows: int, first: int, stride: int = 1) -> Iterator[Any]:
@@ -85,7 +104,7 @@ def batches(num_rows: int, first: int, stride: int = 1) -> Iterator[Any]:
         yield LoadedBatch(index, batch, BatchStats())
 
 
-def build(compiled: bool) -> tuple[Any, Any]:
+def build(size: str, compiled: bool) -> tuple[Any, Any]:
     """The decoder of a training process, and its loss."""
     import torch
 
@@ -93,13 +112,13 @@ def build(compiled: bool) -> tuple[Any, Any]:
     from castor.train.objective import next_token
 
     with torch.device("meta"):
-        decoder = Decoder(config())
+        decoder = Decoder(config(size))
     if compiled:
         decoder.compile_layers()
     return decoder, next_token(decoder, id_space().first_code)
 
 
-def ours(decoder: Any, workers: Any, num_processes: int) -> Callable[[], int]:
+def ours(decoder: Any, workers: Any, num_rows: int) -> Callable[[], int]:
     """A function that makes one step and gives its useful tokens."""
     from castor.train.fit import FitConfig, Trainer
     from castor.train.objective import next_token
@@ -107,7 +126,7 @@ def ours(decoder: Any, workers: Any, num_processes: int) -> Callable[[], int]:
 
     optim = OptimConfig(name="adamw", learning_rate=1e-4, other_learning_rate=1e-4)
     trainer = Trainer(decoder, FitConfig(num_steps=10**6, optim=optim), Path(), workers)
-    stream = trainer.stream(functools.partial(batches, ROWS // num_processes), 0)
+    stream = trainer.stream(functools.partial(batches, num_rows), 0)
     loss, steps = next_token(decoder, id_space().first_code), itertools.count()
     return lambda: int(trainer.train_step(loss, stream, next(steps))["tokens"])
 
@@ -145,18 +164,17 @@ def padded(chosen: list[Any]) -> dict[str, Any]:
     return inputs
 
 
-def theirs(folder: str) -> Callable[[], int]:
+def theirs(folder: str, batch_size: int) -> Callable[[], int]:
     """A function that makes one step of transformers' model and gives its useful tokens."""
     import torch
     import transformers
 
     model = transformers.Gemma4UnifiedForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    made, starts = sequences(), itertools.count(0, BATCH_SIZE)
+    chosen_next = taken(batch_size)
 
     def step() -> int:
-        start = next(starts)
-        chosen = [made[(start + i) % len(made)] for i in range(BATCH_SIZE)]
+        chosen = next(chosen_next)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = model(**padded(chosen)).loss
         loss.backward()
@@ -168,6 +186,41 @@ def theirs(folder: str) -> Callable[[], int]:
     return step
 
 
+def taken(batch_size: int) -> Iterator[list[Any]]:
+    """So many examples at a time, without end."""
+    made = sequences()
+    for start in itertools.count(0, batch_size):
+        yield [made[(start + i) % len(made)] for i in range(batch_size)]
+
+
+def forward_steps(decoder: Any, folder: str, num_rows: int, batch_size: int) -> dict[str, Callable[[], int]]:
+    """For each side a function that computes the logits of one batch and gives its useful tokens."""
+    import copy
+
+    import torch
+    import transformers
+
+    model = copy.deepcopy(decoder).bfloat16().eval()
+    peer = transformers.Gemma4UnifiedForConditionalGeneration.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    stream, chosen_next = batches(num_rows, 0), taken(batch_size)
+
+    @torch.inference_mode()
+    def our_step() -> int:
+        batch = next(stream).batch
+        model(batch)
+        return int((batch.doc_BT >= 0).sum())
+
+    @torch.inference_mode()
+    def their_step() -> int:
+        chosen = next(chosen_next)
+        given = {name: x.bfloat16() if x.is_floating_point() else x for name, x in padded(chosen).items()}
+        del given["labels"]
+        peer(**given)
+        return sum(len(s) for s in chosen)
+
+    return {"castor": our_step, "transformers": their_step}
+
+
 def rate(step: Callable[[], int], seconds: float) -> float:
     """Useful tokens a second."""
     start_s, tokens = time.monotonic(), 0
@@ -176,12 +229,31 @@ def rate(step: Callable[[], int], seconds: float) -> float:
     return tokens / (time.monotonic() - start_s)
 
 
+def compare(steps: dict[str, Callable[[], int]], num_threads: dict[str, int], rounds: int, seconds: float) -> None:
+    """Both sides in turn, after a while of each that does not count; prints one table."""
+    rates: dict[str, list[float]] = {side: [] for side in steps}
+    for number in range(rounds + 1):
+        for side, step in steps.items():
+            with threads(num_threads[side]):
+                rates[side].append(rate(step, seconds if number else min(3, seconds)))
+        if number:
+            print(f"round {number}: " + ", ".join(f"{name} {found[-1]:,.0f}" for name, found in rates.items()))
+    medians = {name: statistics.median(found[1:]) for name, found in rates.items()}
+    print(f"\n{hardware()}\n\n| Side | Useful tokens/s |\n|---|--:|")
+    for name, median in medians.items():
+        print(f"| {name} | {median:,.0f} |")
+    print(f"\nratio {medians['castor'] / medians['transformers']:.2f}")
+
+
 def main() -> None:
     """Measure both sides in turn and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", default="atom", choices=tuple(SIZES))
+    parser.add_argument("--forward", action="store_true", help="logits alone, no training")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=10.0, help="for each side in each round")
-    parser.add_argument("--processes", type=int, default=min(4, os.cpu_count() or 1))
+    parser.add_argument("--processes", type=int, default=min(4, os.cpu_count() or 1), help="of ours, in training")
+    parser.add_argument("--eager", action="store_true", help="do not compile ours")
     args = parser.parse_args()
     use_faster_malloc()
     before_torch()
@@ -190,31 +262,22 @@ def main() -> None:
     from castor.models.load import save_model
     from castor.train.workers import Workers
 
-    decoder = Decoder(config()).init_weights(0)
-    compiled = can_compile()
+    num_rows, batch_size = SIZES[args.size]
+    decoder = Decoder(config(args.size)).init_weights(0)
+    compiled, all_cores = can_compile() and not args.eager, os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as folder:
         save_model(decoder, folder)
-        their_step = theirs(folder)
+        if args.forward:
+            steps = forward_steps(decoder, folder, num_rows, batch_size)
+            compare(steps, dict.fromkeys(steps, all_cores), args.rounds, args.seconds)
+            return
+        their_step = theirs(folder, batch_size)
     if compiled:
         decoder.compile_layers()
-    with Workers(decoder, functools.partial(build, compiled), args.processes - 1, precision="bfloat16") as workers:
-        our_step = ours(decoder, workers, args.processes)
-        rates: dict[str, list[float]] = {"castor": [], "transformers": []}
-        with threads(1):
-            rate(our_step, 3)
-        with threads(os.cpu_count() or 1):
-            rate(their_step, 3)
-        for number in range(args.rounds):
-            with threads(1):
-                rates["castor"].append(rate(our_step, args.seconds))
-            with threads(os.cpu_count() or 1):
-                rates["transformers"].append(rate(their_step, args.seconds))
-            print(f"round {number + 1}: " + ", ".join(f"{name} {found[-1]:,.0f}" for name, found in rates.items()))
-    medians = {name: statistics.median(found) for name, found in rates.items()}
-    print(f"\n{hardware()}\n\n| Side | Useful tokens/s |\n|---|--:|")
-    for name, median in medians.items():
-        print(f"| {name} | {median:,.0f} |")
-    print(f"\nratio {medians['castor'] / medians['transformers']:.2f}")
+    builder, share = functools.partial(build, args.size, compiled), num_rows // args.processes
+    with Workers(decoder, builder, args.processes - 1, precision="bfloat16") as workers:
+        steps = {"castor": ours(decoder, workers, max(1, share)), "transformers": their_step}
+        compare(steps, {"castor": 1, "transformers": all_cores}, args.rounds, args.seconds)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """One step of computing: spans of requests through the decoder, and the logits of those whose next id is due.
 
-Requests that speak make one batch of one token each. Chunks that are read go in batches of similar length, so that
-little is padded; what enters the layers, pictures and sound included, is made once for a request and cut into chunks.
+Requests that speak make one batch of one token each, by the compiled step (`decode.py`) where it can. Chunks that are
+read go in batches of similar length, so that little is padded; what enters the layers, pictures and sound included, is
+made once for a request and cut into chunks.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 
 from castor.engine.blocks import Blocks
+from castor.engine.decode import DecodeStep, can_decode
 from castor.engine.media import MediaMemory
 from castor.engine.request import Entering, Request
 from castor.engine.schedule import Span
@@ -52,6 +54,7 @@ class Forward:
         self.device, self._nothing = weight.device, collate([[]], 1)
         num_blocks = {kind: pool.num_blocks for kind, pool in blocks.pools.items()}
         self.store = BlockStore(layer_shapes(decoder), num_blocks, blocks.block_tokens, self.device, weight.dtype)
+        self.decode = DecodeStep(decoder, blocks, self.store) if can_decode(decoder) else None
 
     @torch.inference_mode()
     def run(self, spans: Seq[Span]) -> torch.Tensor:
@@ -61,16 +64,27 @@ class Forward:
         for span in spans:
             length = span.stop - span.start
             batches[(length - 1).bit_length() + 1 if span.request.is_reading else 0].append(span)
-        rows, hidden = [], []
-        for size, batch in sorted(batches.items()):
-            rows += batch
-            hidden.append(self._speak(batch) if size == 0 else self._read(batch))
-        row_of = {id(span.request): row for row, span in enumerate(rows)}
-        last = [row_of[id(span.request)] for span in spans if span.is_last]
-        if not last:
-            return torch.zeros(0, self.decoder.config.text.vocab_size)
-        hidden_BD = torch.cat(hidden)
-        return self.decoder.project(hidden_BD[torch.tensor(last, device=self.device)]).float().cpu()
+        found = {size: self._logits(batch, is_reading=size > 0) for size, batch in sorted(batches.items())}
+        if len(found) == 1:
+            return next(iter(found.values()))
+        of_request: dict[int, torch.Tensor] = {}
+        for size, logits_BV in found.items():
+            of_request |= zip((id(span.request) for span in self._due(batches[size])), logits_BV, strict=True)
+        rows = [of_request[id(span.request)] for span in self._due(spans)]
+        return torch.stack(rows) if rows else torch.cat([*found.values()])  # of no rows
+
+    def _due(self, spans: Seq[Span]) -> list[Span]:
+        return [span for span in spans if span.is_last]
+
+    def _logits(self, batch: Seq[Span], *, is_reading: bool) -> torch.Tensor:
+        """Float logits on the CPU of those of these spans that are last; all of them where requests speak."""
+        if is_reading:
+            hidden_BD = self._read(batch)[[at for at, span in enumerate(batch) if span.is_last]]
+        elif self.decode is not None and len(batch) <= self.decode.max_rows:
+            return self.decode.run(batch)
+        else:
+            hidden_BD = self._speak(batch)
+        return self.decoder.project(hidden_BD).float().cpu()
 
     def _enter(self, requests: list[Request]) -> None:
         """Make what enters the layers of these requests, all in one go."""

@@ -75,6 +75,7 @@ class Grammar:
 
     def __init__(self, space: IdSpace | GemmaSpace, *, may_draw: bool, max_cells: int = 1024) -> None:
         self.space, self.max_cells = space, max_cells
+        self._brackets = space.special("<|draw>"), space.special("<draw|>")
         code = torch.zeros(space.vocab_size, dtype=torch.bool)
         code[space.first_code : space.end] = True
         self._text, self._code = _sayable_V(space), code
@@ -99,7 +100,9 @@ class Grammar:
         return self._open_drawing(said) is not None
 
     def _open_drawing(self, said: list[int]) -> list[int] | None:
-        begin, end = self.space.special("<|draw>"), self.space.special("<draw|>")
+        begin, end = self._brackets
+        if begin not in said:
+            return None
         for index in range(len(said) - 1, -1, -1):
             if said[index] == end:
                 return None

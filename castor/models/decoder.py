@@ -211,13 +211,14 @@ class Decoder(nn.Module):
         sliding, full = (
             LayerContext(
                 attention_mask(queries, keys, window=window, bidirectional=bidirectional),
-                *rope_table(queries.position_BT, self._frequencies(kind)),
+                *rope_table(queries.position_BT, self.frequencies(kind)),
             )
             for kind, window in ((SLIDING, self.config.text.sliding_window), (FULL, None))
         )
         return sliding, full
 
-    def _frequencies(self, kind: str) -> torch.Tensor:
+    def frequencies(self, kind: str) -> torch.Tensor:
+        """Radians per position of each rotated pair in layers of this kind, float32 [H / 2]."""
         rope = self.config.text.rope_parameters[kind]
         share = rope.get("partial_rotary_factor", 1.0) if rope["rope_type"] == "proportional" else 1.0
         return inverse_frequencies(self.config.text.kind_head_dim(kind), rope["rope_theta"], share)

@@ -6,9 +6,10 @@ Tensors come as views of the mapped file, so that weights kept in their saved ty
 
 from __future__ import annotations
 
+import ctypes
 import json
 import mmap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -21,6 +22,7 @@ from castor.checkpoint import load_json
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 MAX_HEADER_BYTES = 100_000_000
+HUGE_PAGE = 2 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,10 +114,28 @@ class MappedFile:
         if not count:
             return torch.empty(saved.shape, device=device, dtype=dtype)
         view = torch.frombuffer(self._map, dtype=FLOATS[saved.dtype], count=count, offset=saved.begin)
-        tensor = view.reshape(saved.shape).to(device=device, dtype=dtype)
+        view = view.view(saved.shape)
+        if torch.device(device).type == "cpu" and dtype != view.dtype:
+            tensor = empty(saved.shape, dtype).copy_(view)
+        else:
+            tensor = view.to(device=device, dtype=dtype)
         if tensor.data_ptr() != view.data_ptr() and hasattr(self._map, "madvise"):
             first = -(-saved.begin // mmap.PAGESIZE) * mmap.PAGESIZE  # whole pages of this tensor alone
             last = saved.end // mmap.PAGESIZE * mmap.PAGESIZE
             if last > first:
                 self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
         return tensor
+
+
+def empty(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    """A tensor that is not filled yet, on the CPU; a large one in huge pages where the system has them.
+
+    Its first touch then faults once for 512 small pages, which takes as long as converting what is written to it.
+    """
+    num_bytes = prod(shape) * dtype.itemsize
+    if num_bytes < 8 * HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(tuple(shape), dtype=dtype)
+    room = mmap.mmap(-1, num_bytes + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    room.madvise(mmap.MADV_HUGEPAGE)
+    start = -ctypes.addressof(ctypes.c_char.from_buffer(room)) % HUGE_PAGE
+    return torch.frombuffer(room, dtype=dtype, count=prod(shape), offset=start).view(tuple(shape))

@@ -13,6 +13,7 @@ from torch import nn
 
 from castor.nn.attention import Attention, KeysValues, LayerContext
 from castor.nn.experts import Experts, Router
+from castor.nn.native import compiled_work
 from castor.nn.norm import RMSNorm
 from castor.nn.per_layer import PerLayerGate
 
@@ -30,7 +31,11 @@ class FeedForward(nn.Module):
         self.down_proj = nn.Linear(inner_dim, dim, bias=False)
 
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
-        return self.down_proj(F.gelu(self.gate_proj(x_BTD), approximate="tanh") * self.up_proj(x_BTD))
+        gate_BTF, up_BTF = self.gate_proj(x_BTD), self.up_proj(x_BTD)
+        if (work := compiled_work("gate", gate_BTF, up_BTF)) is not None:
+            work(gate_BTF.data_ptr(), up_BTF.data_ptr(), gate_BTF.numel(), torch.get_num_threads())
+            return self.down_proj(gate_BTF)
+        return self.down_proj(F.gelu(gate_BTF, approximate="tanh") * up_BTF)
 
 
 class Block(nn.Module):

@@ -1,8 +1,8 @@
 """Keys and values in blocks of equal size, so that answers of any length share one memory and common beginnings.
 
 Which block holds what is the engine's business; here they are tensors. Each kind of layer has blocks of its own, since
-a sliding layer keeps only its window; layers that share another's keys have none. Leaves out kernels that read blocks
-in place: a layer's blocks are gathered before each look at them.
+a sliding layer keeps only its window; layers that share another's keys have none. A layer's
+blocks are gathered before each look at them; the compiled decode step (`layers.cpp`) reads them in place.
 """
 
 from __future__ import annotations

@@ -5,9 +5,16 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from castor.nn.native import compiled_work
+
 
 def rms_norm(x_D: torch.Tensor, weight_D: torch.Tensor | None, eps: float) -> torch.Tensor:
     """`x_D` over the root of the mean of its squares along the last axis, times `weight_D`; type kept."""
+    if (work := compiled_work("norm", *((x_D,) if weight_D is None else (x_D, weight_D)))) is not None:
+        y_D, width = torch.empty_like(x_D), x_D.shape[-1]
+        weight = None if weight_D is None else weight_D.data_ptr()
+        work(x_D.data_ptr(), weight, y_D.data_ptr(), x_D.numel() // width, width, eps, torch.get_num_threads())
+        return y_D
     x32_D = x_D.float()
     normed_D = x32_D * torch.rsqrt(x32_D.square().mean(-1, keepdim=True) + eps)
     if weight_D is not None:
