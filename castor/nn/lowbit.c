@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16") /* what is kept in an array of registers must be named by constants */
 #define AVX2 __attribute__((target("avx2,fma")))
 #define VNNI __attribute__((target("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
 #define AMX __attribute__((target("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,amx-tile,amx-int8")))
@@ -261,24 +262,38 @@ INLINE VNNI __m512i quad(const int8_t *a) {
     return _mm512_set1_epi32(four);
 }
 
+/* 16 results as outputs 16 t ... of row m, as many as there are. */
+INLINE VNNI void store_vnni(const job_t *job, long m, long t, __m512 y) {
+    const long first = t * ROWS, at = m * job->F + first;
+    const __mmask16 mask = job->F - first < ROWS ? (__mmask16)((1u << (job->F - first)) - 1) : 0xffff;
+    if (!job->is_bf16) {
+        _mm512_mask_storeu_ps((float *)job->y + at, mask, y);
+        return;
+    }
+    const __m512i bits = _mm512_castps_si512(y), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    __m512i half = _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+    half = _mm512_mask_set1_epi32(half, _mm512_cmp_ps_mask(y, y, _CMP_UNORD_Q), 0x7fc0);
+    _mm256_mask_storeu_epi16((uint16_t *)job->y + at, mask, _mm512_cvtepi32_epi16(half));
+}
+
 /* `num_tiles` tiles of weights times `num_rows` rows of activations; both known when this is compiled. Several tiles
    at once, for one row, keep more of the memory busy; several rows share the unpacking. */
 INLINE VNNI void block_vnni(const job_t *job, long t, long m, int num_tiles, int num_rows, int bits) {
     const long G = job->G, bytes = bits == 4 ? 256 : 512;
     __m512 y[FEW];
-    for (int i = 0; i < num_tiles * num_rows; i++) y[i] = _mm512_setzero_ps();
+    UNROLL for (int i = 0; i < num_tiles * num_rows; i++) y[i] = _mm512_setzero_ps();
     for (long g = 0; g < G; g++) {
-        for (int i = 0; i < num_tiles; i++) {
+        UNROLL for (int i = 0; i < num_tiles; i++) {
             const uint8_t *codes = job->codes + ((t + i) * G + g) * bytes;
             for (int line = 0; line < bytes / 64; line++) _mm_prefetch(codes + AHEAD + line * 64, _MM_HINT_T0);
             __m512i w[8];
             unpack_vnni(codes, bits, w);
             __m512 sw = scales_vnni(job, t + i, g);
-            for (int r = 0; r < num_rows; r++) {
+            UNROLL for (int r = 0; r < num_rows; r++) {
                 const long at = (m + r) * G + g;
                 const int8_t *a = job->a + at * GROUP;
                 __m512i one = _mm512_set1_epi32(job->shift[at]), two = _mm512_setzero_si512();
-                for (int line = 0; line < 4; line++) {
+                UNROLL for (int line = 0; line < 4; line++) {
                     one = _mm512_dpbusd_epi32(one, w[line], quad(a + line * 4));
                     two = _mm512_dpbusd_epi32(two, w[line + 4], quad(a + 16 + line * 4));
                 }
@@ -288,12 +303,8 @@ INLINE VNNI void block_vnni(const job_t *job, long t, long m, int num_tiles, int
             }
         }
     }
-    for (int i = 0; i < num_tiles; i++)
-        for (int r = 0; r < num_rows; r++) {
-            float out[ROWS];
-            _mm512_storeu_ps(out, y[i * num_rows + r]);
-            write_row(job, m + r, t + i, out);
-        }
+    UNROLL for (int i = 0; i < num_tiles; i++)
+        UNROLL for (int r = 0; r < num_rows; r++) store_vnni(job, m + r, t + i, y[i * num_rows + r]);
 }
 
 #define CASE(tiles, rows) \
@@ -341,7 +352,7 @@ AMX static void unpack_amx(const job_t *job, long t, uint8_t *out) {
 }
 
 INLINE AMX void add_group(const int32_t *sums, __m512 sw, const float *sa, __m512 *y) {
-    for (int r = 0; r < ROWS; r++) {
+    UNROLL for (int r = 0; r < ROWS; r++) {
         __m512 sum = _mm512_cvtepi32_ps(_mm512_load_si512(sums + r * 16));
         y[r] = _mm512_fmadd_ps(sum, _mm512_mul_ps(sw, _mm512_set1_ps(sa[r])), y[r]);
     }
@@ -354,7 +365,7 @@ AMX static void block_amx(const job_t *job, long t, long b, const uint8_t *weigh
     const float *sa = job->sa + b * G * ROWS;
     int32_t sums[2][256] __attribute__((aligned(64)));
     __m512 y[ROWS];
-    for (int r = 0; r < ROWS; r++) y[r] = _mm512_setzero_ps();
+    UNROLL for (int r = 0; r < ROWS; r++) y[r] = _mm512_setzero_ps();
 #define MULTIPLY(tile, g) \
     _tile_zero(tile); \
     _tile_loadd(1, a + (g) * ROWS * GROUP, GROUP); \
@@ -369,11 +380,8 @@ AMX static void block_amx(const job_t *job, long t, long b, const uint8_t *weigh
         if (g + 2 < G) { MULTIPLY(0, g + 2) }
         add_group(sums[1], scales_vnni(job, t, g + 1), sa + (g + 1) * ROWS, y);
     }
-    for (int r = 0; r < ROWS && b * ROWS + r < job->M; r++) {
-        float out[ROWS];
-        _mm512_storeu_ps(out, y[r]);
-        write_row(job, b * ROWS + r, t, out);
-    }
+    UNROLL for (int r = 0; r < ROWS; r++)
+        if (b * ROWS + r < job->M) store_vnni(job, b * ROWS + r, t, y[r]);
 }
 
 /* --- all of it ------------------------------------------------------------------------------------------------- */
