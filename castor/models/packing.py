@@ -7,7 +7,7 @@ and refuse a method they do not know.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,10 +86,15 @@ def packable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield from ((f"{name}.{part}", module) for part in EXPERTS)
 
 
-def put_packed(model: nn.Module, config: PackConfig) -> dict[str, int]:
-    """Put empty packed modules in place of what is packed; gives the bits of each parameter that is gone."""
+def put_packed(model: nn.Module, config: PackConfig, chosen: Set[str] | None = None) -> dict[str, int]:
+    """Put empty packed modules in place of what is packed; gives the bits of each parameter that is gone.
+
+    `chosen`: only of these parameters.
+    """
     bits_of: dict[str, int] = {}
     for name, module in list(packable(model)):
+        if chosen is not None and name not in chosen:
+            continue
         bits = config.table_bits if isinstance(module, nn.Embedding) else config.bits
         stem = name.removesuffix(".weight")
         if isinstance(module, nn.Linear):
@@ -116,18 +121,20 @@ def nearest(name: str, weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, t
 
 
 @torch.no_grad()
-def pack_decoder(model: nn.Module, config: PackConfig, packer: Packer = nearest) -> nn.Module:
-    """Pack a decoder in place, one matrix after the other; gives it."""
-    if packing_of(model) is not None:
+def pack_decoder(
+    model: nn.Module, config: PackConfig, packer: Packer = nearest, chosen: Set[str] | None = None
+) -> None:
+    """Pack a decoder in place, one matrix after the other; `chosen`: only these parameters, and others later."""
+    if chosen is None and packing_of(model) is not None:
         raise ValueError("this model's weights are packed already; start from the whole ones")
     weights = dict(model.named_parameters())
-    chosen = {name: weights[name].detach() for name, _ in packable(model)}
+    whole = {name: weights[name].detach() for name, _ in packable(model) if chosen is None or name in chosen}
     del weights
-    for name, bits in put_packed(model, config).items():
+    for name, bits in put_packed(model, config, chosen).items():
         module = model.get_submodule(name.removesuffix(".weight"))
         assert isinstance(module, Packed)
-        module.fill(*packer(name, chosen.pop(name), bits))
-    return model.requires_grad_(False)
+        module.fill(*packer(name, whole.pop(name), bits))
+    model.requires_grad_(False)
 
 
 def into_large_pages(model: nn.Module) -> None:
