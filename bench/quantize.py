@@ -5,7 +5,8 @@
 Loss is the mean of nats a token over examples of the small world that no training sees (split "val"), media and
 pictures included. "nearest" rounds each weight; "gptq" is calibrated on `--count` training examples. Scores are the
 means of the evaluation's main rows, error rates turned round (1 - rate); "worst" is the largest loss of points of one
-task against whole weights, by name. Few examples make tasks noisy: the interval of one is about 50 / sqrt(limit) points.
+task against whole weights, by name. Few examples make tasks noisy: half the interval of one is about
+100 / sqrt(limit) points.
 """
 
 from __future__ import annotations

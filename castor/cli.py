@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from castor.cli_lowbit import add_lowbit_verbs
 from castor.cli_options import (
     demo_options,
     eval_options,
@@ -19,7 +20,6 @@ from castor.cli_options import (
     sampling_options,
     whole,
 )
-from castor.cli_lowbit import add_lowbit_verbs
 from castor.cli_published import add_published_verbs
 from castor.cli_serve import add_serve_verb
 from castor.runtime import before_torch, use_faster_malloc

@@ -18,6 +18,7 @@ FLOORS = {
     "cli_published": 7,
     "cli_serve": 7,
     "recipes": 6,
+    "bench": 6,
     "demo": 6,
     "server": 6,
     "train": 5,

@@ -10,7 +10,6 @@ import difflib
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from math import prod
 from pathlib import Path
 from typing import Any
 

@@ -14,7 +14,6 @@ import torch
 
 from castor.nn.attention import TokenPlaces
 
-
 SCALE = torch.bfloat16  # of keys and values kept as int8
 
 

@@ -28,6 +28,9 @@ class Kernels:
         self._rows = library.castor_lowbit_rows
         self._rows.argtypes = [pointer] * 4 + [number] * 2 + [ctypes.c_int]
         self._rows.restype = None
+        self._read = library.castor_lowbit_read
+        self._read.argtypes = [pointer, number, number, ctypes.c_int, pointer]
+        self._read.restype = None
         self._parallel = _parallel()
 
     def product(
@@ -61,10 +64,13 @@ class Kernels:
         ids = ids.contiguous()
         out = torch.empty(*ids.shape, num_inputs)
         bits = 4 if codes.shape[2] == 4 else 8
-        self._rows(
-            codes.data_ptr(), scales.data_ptr(), ids.data_ptr(), out.data_ptr(), ids.numel(), num_inputs, bits
-        )
+        self._rows(codes.data_ptr(), scales.data_ptr(), ids.data_ptr(), out.data_ptr(), ids.numel(), num_inputs, bits)
         return out
+
+    def read(self, tensor: torch.Tensor, chunk_bytes: int) -> None:
+        """Read whole chunks of a contiguous tensor's memory once, to see how long that takes."""
+        assert chunk_bytes % 128 == 0 and tensor.is_contiguous()
+        self._read(tensor.data_ptr(), tensor.nbytes, chunk_bytes, torch.get_num_threads(), self._parallel)
 
 
 @cache

@@ -480,4 +480,35 @@ void castor_lowbit_rows(const uint8_t *codes, const uint16_t *scales, const int6
         }
     }
 }
+
+/* --- how fast memory is read ------------------------------------------------------------------------------------ */
+
+typedef struct {
+    const uint8_t *bytes;
+    long chunks, chunk;
+    atomic_long next;
+} reading_t;
+
+AVX2 static void read_chunks(void *data) {
+    reading_t *job = data;
+    for (long at; (at = atomic_fetch_add(&job->next, 1)) < job->chunks;) {
+        const uint8_t *here = job->bytes + at * job->chunk;
+        __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
+        for (long i = 0; i < job->chunk; i += 128) {
+            a = _mm256_xor_si256(a, _mm256_loadu_si256((const void *)(here + i)));
+            b = _mm256_xor_si256(b, _mm256_loadu_si256((const void *)(here + i + 32)));
+            c = _mm256_xor_si256(c, _mm256_loadu_si256((const void *)(here + i + 64)));
+            d = _mm256_xor_si256(d, _mm256_loadu_si256((const void *)(here + i + 96)));
+        }
+        __m256i all = _mm256_xor_si256(_mm256_xor_si256(a, b), _mm256_xor_si256(c, d));
+        __asm__ volatile("" ::"x"(all)); /* somebody wants it */
+    }
+}
+
+/* Read `bytes` bytes, a multiple of `chunk`, once, in chunks (multiples of 128) that threads take in turn. */
+void castor_lowbit_read(const void *bytes, long count, long chunk, int threads, void *parallel) {
+    reading_t job = {.bytes = bytes, .chunks = count / chunk, .chunk = chunk};
+    if (threads > 1 && parallel) ((parallel_fn)parallel)(read_chunks, &job, threads, 0);
+    else read_chunks(&job);
+}
 #endif

@@ -77,7 +77,9 @@ def calibration(model: Model, config: QuantiseConfig) -> list[Batch]:
     """Examples as batches."""
     if config.examples:
         row_tokens = min(ROW_TOKENS, model.decoder.config.text.max_position_embeddings)
-        own = OwnExamples(config.examples, lambda example: model.renderer.encode(example.messages), row_tokens=row_tokens)
+        own = OwnExamples(
+            config.examples, lambda example: model.renderer.encode(example.messages), row_tokens=row_tokens
+        )
         sequences = [own.sequence(index) for index in range(min(len(own), config.count))]
     else:
         sequences = world_sequences(model, config.count, config.seed, split="train")
