@@ -32,6 +32,7 @@ from castor.nn.packed import (
     Packed,
     PackedLinear,
     pack,
+    plain_pack,
     plain_product,
     product,
     rounded_input,
@@ -121,6 +122,19 @@ def test_compiled_products_equal_plain_ones(shape: tuple[int, int], bits: int) -
         assert torch.allclose(half.float(), wanted, rtol=1e-2, atol=1e-4 * float(plain.abs().max()))
     rows = torch.tensor([0, shape[0] - 1])
     assert torch.equal(found.rows(rows, codes, scales, shape[1]), unpack_rows(rows, codes, scales, shape[1]))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_packing_equals_plain_packing(dtype: torch.dtype, bits: int) -> None:
+    """The same errors, and the same codes but where two scales are equally good to the last bit."""
+    compiled()
+    for shape in SHAPES:
+        weight_FD = matrix(*shape).to(dtype)
+        ours, plain = (unpack(*each(weight_FD, bits), *shape) for each in (pack, plain_pack))
+        assert (ours == plain).float().mean() > 0.95
+        lost = [(each - weight_FD.float()).square().sum() for each in (ours, plain)]
+        assert torch.allclose(lost[0], lost[1], rtol=1e-5, atol=1e-12)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])

@@ -1,4 +1,4 @@
-"""Other programs on the same shape with random weights: transformers where it is installed, llama.cpp where it is built."""
+"""Other programs on the same shape, random weights: transformers where it is installed, llama.cpp where it is built."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def _random(name: str, tensor: torch.Tensor, noise: torch.Tensor, dtype: torch.d
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a token costs at least: bytes of weights read for a step, parameters multiplied with, and the cache's bytes."""
+    """What a token costs at least: bytes of weights read for a step, parameters multiplied with, bytes of cache."""
 
     weight_bytes: int
     num_multiplied: int

@@ -1,7 +1,7 @@
 """Rounding that knows what a layer is given: each input's error is made up for by the inputs that are still to come.
 
-Frantar et al. 2022 (GPTQ): with H the sum of x x^T over examples, a column's rounding error is spread over later columns
-by the inverse of H, so that the products change least. Scales are chosen group by group, as each is reached.
+Frantar et al. 2022 (GPTQ): with H the sum of x x^T over examples, a column's rounding error is spread over later
+columns by the inverse of H, so that the products change least. Scales are chosen group by group, as each is reached.
 """
 
 from __future__ import annotations

@@ -28,6 +28,10 @@ class Kernels:
         self._rows = library.castor_lowbit_rows
         self._rows.argtypes = [pointer] * 4 + [number] * 2 + [ctypes.c_int]
         self._rows.restype = None
+        self._pack = library.castor_lowbit_pack
+        self._pack.argtypes = [pointer] + [number] * 2 + [ctypes.c_int] * 2 + [pointer, ctypes.c_int]
+        self._pack.argtypes = [*self._pack.argtypes, pointer, pointer, ctypes.c_int, pointer]
+        self._pack.restype = None
         self._read = library.castor_lowbit_read
         self._read.argtypes = [pointer, number, number, ctypes.c_int, pointer]
         self._read.restype = None
@@ -66,6 +70,35 @@ class Kernels:
         bits = 4 if codes.shape[2] == 4 else 8
         self._rows(codes.data_ptr(), scales.data_ptr(), ids.data_ptr(), out.data_ptr(), ids.numel(), num_inputs, bits)
         return out
+
+    def pack(
+        self, weight_FD: torch.Tensor, bits: int, shares: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Codes and scales of a matrix in float32 or bfloat16, each group's scale the best of `shares`.
+
+        None where the processor has no AVX-512.
+        """
+        if self.level < LEVELS.index("AVX-512 VNNI"):
+            return None
+        weight_FD, shares = weight_FD.contiguous(), shares.float().contiguous()
+        num_rows, num_inputs = weight_FD.shape
+        tiles, groups = -(-num_rows // 16), -(-num_inputs // 32)
+        codes = torch.empty(tiles, groups, bits, 16, 4, dtype=torch.uint8)
+        scales = torch.empty(tiles, groups, 16, dtype=torch.bfloat16)
+        self._pack(
+            weight_FD.data_ptr(),
+            num_rows,
+            num_inputs,
+            weight_FD.dtype == torch.bfloat16,
+            bits,
+            shares.data_ptr(),
+            len(shares),
+            codes.data_ptr(),
+            scales.data_ptr(),
+            torch.get_num_threads(),
+            self._parallel,
+        )
+        return codes, scales
 
     def read(self, tensor: torch.Tensor, chunk_bytes: int) -> None:
         """Read whole chunks of a contiguous tensor's memory once, to see how long that takes."""

@@ -481,6 +481,72 @@ void castor_lowbit_rows(const uint8_t *codes, const uint16_t *scales, const int6
     }
 }
 
+/* --- packing ----------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    job_t matrix; /* x [M, D] is the matrix, in float32 or bfloat16 */
+    uint8_t *codes;
+    uint16_t *scales;
+    const float *shares;
+    int num_shares;
+} packing_t;
+
+/* 32 weights as whole multiples of a scale; gives the squared error. */
+INLINE VNNI float round_group(const float *w, float scale, float half, __m512i *steps) {
+    const __m512 low = _mm512_set1_ps(-half), high = _mm512_set1_ps(half - 1), by = _mm512_set1_ps(scale);
+    __m512 error = _mm512_setzero_ps();
+    for (int i = 0; i < 2; i++) {
+        const __m512 x = _mm512_loadu_ps(w + 16 * i);
+        __m512 step = scale == 0 ? _mm512_setzero_ps() : _mm512_div_ps(x, by);
+        step = _mm512_roundscale_ps(step, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+        step = _mm512_min_ps(_mm512_max_ps(step, low), high);
+        const __m512 lost = _mm512_sub_ps(_mm512_mul_ps(step, by), x);
+        error = _mm512_fmadd_ps(lost, lost, error);
+        steps[i] = _mm512_cvtps_epi32(step);
+    }
+    return _mm512_reduce_add_ps(error);
+}
+
+VNNI static void pack_tiles(void *data) {
+    packing_t *job = data;
+    job_t *matrix = &job->matrix;
+    const int half = matrix->bits == 4 ? 8 : 128, lines = matrix->bits == 4 ? 4 : 8;
+    for (long t; (t = atomic_fetch_add(&matrix->next, 1)) < matrix->tiles;)
+        for (long r = 0; r < ROWS; r++)
+            for (long g = 0; g < matrix->G; g++) {
+                float w[GROUP] = {0}, most = 0, best = 0, least = 0;
+                int32_t whole[GROUP];
+                __m512i steps[2], now[2];
+                if (t * ROWS + r < matrix->M) read_group(matrix, t * ROWS + r, g, w);
+                for (int k = 0; k < GROUP; k++)
+                    if (__builtin_fabsf(w[k]) > __builtin_fabsf(most)) most = w[k];
+                for (int i = 0; i < job->num_shares; i++) {
+                    float scale = bf16_to_float(float_to_bf16(most / -half * job->shares[i]));
+                    float error = round_group(w, scale, (float)half, now);
+                    if (i && !(error < least)) continue;
+                    best = scale, least = error, steps[0] = now[0], steps[1] = now[1];
+                }
+                _mm512_storeu_si512(whole, steps[0]), _mm512_storeu_si512(whole + 16, steps[1]);
+                uint8_t *out = job->codes + (t * matrix->G + g) * lines * 64 + r * 4;
+                for (int k = 0; k < (lines == 4 ? 16 : GROUP); k++) {
+                    int code = whole[k] + half;
+                    if (lines == 4) code |= (whole[k + 16] + half) << 4;
+                    out[k / 4 * 64 + k % 4] = (uint8_t)code;
+                }
+                job->scales[(t * matrix->G + g) * ROWS + r] = float_to_bf16(best);
+            }
+}
+
+/* A matrix w [F, D] as codes and scales, as `pack` of packed.py makes them; for processors with AVX-512. */
+void castor_lowbit_pack(const void *w, long F, long D, int is_bf16, int bits, const float *shares, int num_shares,
+                        uint8_t *codes, uint16_t *scales, int threads, void *parallel) {
+    packing_t job = {.codes = codes, .scales = scales, .shares = shares, .num_shares = num_shares};
+    job.matrix.x = w, job.matrix.M = F, job.matrix.D = D, job.matrix.bits = bits, job.matrix.is_bf16 = is_bf16;
+    job.matrix.G = (D + GROUP - 1) / GROUP, job.matrix.tiles = (F + ROWS - 1) / ROWS;
+    if (threads > 1 && parallel) ((parallel_fn)parallel)(pack_tiles, &job, threads, 0);
+    else pack_tiles(&job);
+}
+
 /* --- how fast memory is read ------------------------------------------------------------------------------------ */
 
 typedef struct {

@@ -23,6 +23,7 @@ from castor.nn.kernels import kernels
 
 GROUP, ROWS = 32, 16
 BITS = (4, 8)
+TYPES = (torch.float32, torch.bfloat16)  # that the compiled products take
 SMALLEST = 1e-30  # groups of inputs with nothing larger count as zero
 SHARES = torch.linspace(0.7, 1.15, 19)  # of the scale that the largest weight asks for, which may be cut off
 
@@ -54,16 +55,21 @@ def rounded(weight: torch.Tensor, scale: torch.Tensor, bits: int) -> torch.Tenso
 
 
 def pack(weight_FD: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(codes, scales) of a float matrix, each weight rounded to the nearest; ValueError where one is not finite.
-
-    Worked on in slices, so that no second copy of the matrix in float32 is needed.
-    """
+    """(codes, scales) of a float matrix, each weight rounded to the nearest; ValueError where one is not finite."""
     if bits not in BITS:
         raise ValueError(f"bits={bits} is not one of {BITS}")
+    weight_FD = weight_FD.detach()
+    if not torch.isfinite(weight_FD).all():
+        raise ValueError(f"a matrix with weights that are not finite cannot be kept in {bits} bits")
+    compiled = kernels() if weight_FD.device.type == "cpu" and weight_FD.dtype in TYPES else None
+    done = None if compiled is None else compiled.pack(weight_FD, bits, SHARES if bits == 4 else torch.ones(1))
+    return plain_pack(weight_FD, bits) if done is None else done
+
+
+def plain_pack(weight_FD: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """`pack` in plain PyTorch, in slices of whole tiles, so that no second copy in float32 is needed."""
     parts = []
-    for part_FD in weight_FD.detach().split(4096):
-        if not torch.isfinite(part_FD).all():
-            raise ValueError(f"a matrix with weights that are not finite cannot be kept in {bits} bits")
+    for part_FD in weight_FD.split(64 * ROWS):
         whole_FD = F.pad(part_FD.float(), (0, -weight_FD.shape[1] % GROUP))
         weight_FNG = whole_FD.view(len(part_FD), -1, GROUP)
         scale_FN = fitted_scales(weight_FNG, bits)
@@ -119,7 +125,7 @@ def product(x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, num_outp
     """
     if x.requires_grad and torch.is_grad_enabled():
         return F.linear(x, unpack(codes, scales, num_outputs, x.shape[-1]).to(x.dtype))
-    compiled = kernels() if x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) else None
+    compiled = kernels() if x.device.type == "cpu" and x.dtype in TYPES else None
     if compiled is not None and x.numel():
         return compiled.product(x, codes, scales, num_outputs)
     return plain_product(x, codes, scales, num_outputs)
