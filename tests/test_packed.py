@@ -366,8 +366,11 @@ def test_quantize_writes_a_model_that_answers(model: Model, tmp_path: Path, caps
     assert cli.main(["generate", "--model", str(out), "--max-tokens", "3", "hello"]) == 0
     assert cli.main(["quantize", str(tmp_path / "whole"), "--out", str(out)]) == 2
     assert "is there already" in capsys.readouterr().err
-    assert cli.main(["quantize", str(out), "--out", str(tmp_path / "again"), "--method", "nearest"]) == 2
-    assert "packed already" in capsys.readouterr().err
+    for method in ("nearest", "gptq"):
+        words = ["quantize", str(out), "--out", str(tmp_path / "again"), "--method", method, "--count", "2"]
+        assert cli.main(words) == 2 and "packed already" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="whole weights; these are packed"):
+        castor.load(out, adapter=tmp_path)
 
 
 def test_bench_measures_and_writes(model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

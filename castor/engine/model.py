@@ -24,7 +24,7 @@ from castor.models.adapter import load_adapter
 from castor.models.codec import ImageCodec
 from castor.models.decoder import Decoder
 from castor.models.load import load_model, save_model
-from castor.models.packing import PackConfig, pack_decoder
+from castor.models.packing import PackConfig, pack_decoder, packing_of
 from castor.nn.lora import merge_adapters
 from castor.runtime import pick_device
 from castor.tokens.batch import Batch
@@ -62,6 +62,8 @@ def load(
     if adapter is None:
         return Model.load(folder, device=device, precision=precision, quantize=quantize)
     model = Model.load(folder, device=device, precision=precision)
+    if packing_of(model.decoder) is not None:
+        raise ValueError(f"{folder}: an adapter is put into whole weights; these are packed")
     load_adapter(model.decoder, adapter)
     merge_adapters(model.decoder)
     if quantize is not None:

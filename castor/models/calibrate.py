@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from castor.models.decoder import Decoder
-from castor.models.packing import PackConfig, nearest, pack_decoder, packable
+from castor.models.packing import PackConfig, nearest, pack_decoder, packable, packing_of
 from castor.nn.compensate import compensated
 from castor.tokens.batch import Batch
 
@@ -34,6 +34,8 @@ def pack_calibrated(
     """Pack a decoder in place; `progress` is told how many layers of how many are done. ValueError without batches."""
     if not batches:
         raise ValueError("calibration needs examples")
+    if packing_of(model) is not None:
+        raise ValueError("this model's weights are packed already; start from the whole ones")
     linear = {name: module for name, module in packable(model) if isinstance(module, nn.Linear)}
     of_layer: dict[int, dict[str, nn.Linear]] = {}
     for name, module in linear.items():

@@ -307,19 +307,29 @@ INLINE VNNI void block_vnni(const job_t *job, long t, long m, int num_tiles, int
         UNROLL for (int r = 0; r < num_rows; r++) store_vnni(job, m + r, t + i, y[i * num_rows + r]);
 }
 
-#define CASE(tiles, rows) \
-    case rows: \
-        job->bits == 4 ? block_vnni(job, t, m, tiles, rows, 4) : block_vnni(job, t, m, tiles, rows, 8); \
-        break;
+#define BLOCK(tiles, rows) \
+    do { \
+        if (job->bits == 4) block_vnni(job, t, m, tiles, rows, 4); \
+        else block_vnni(job, t, m, tiles, rows, 8); \
+    } while (0)
 
 VNNI static void one_row_vnni(const job_t *job, long t, long count) {
-    const long m = 0;
-    if (count == 4) switch (1) { CASE(4, 1) }
-    else for (long end = t + count; t < end; t++) switch (1) { CASE(1, 1) }
+    const long m = 0, end = t + count;
+    for (; t + 4 <= end; t += 4) BLOCK(4, 1);
+    for (; t < end; t++) BLOCK(1, 1);
 }
 
 VNNI static void rows_vnni(const job_t *job, long t, long m, long count) {
-    switch (count) { CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4) CASE(1, 5) CASE(1, 6) CASE(1, 7) CASE(1, 8) }
+    switch (count) {
+        case 1: BLOCK(1, 1); break;
+        case 2: BLOCK(1, 2); break;
+        case 3: BLOCK(1, 3); break;
+        case 4: BLOCK(1, 4); break;
+        case 5: BLOCK(1, 5); break;
+        case 6: BLOCK(1, 6); break;
+        case 7: BLOCK(1, 7); break;
+        case 8: BLOCK(1, 8); break;
+    }
 }
 
 /* --- AMX ------------------------------------------------------------------------------------------------------- */

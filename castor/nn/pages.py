@@ -18,9 +18,10 @@ class LargePages:
 
     def __init__(self, sizes_bytes: Iterable[int]) -> None:
         total = sum(-(-size // LINE) * LINE for size in sizes_bytes)
-        self._map, self._used = mmap.mmap(-1, max(total, 1)), 0
+        own = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+        self._map, self._used = mmap.mmap(-1, max(total, 1), **own), 0
         if hasattr(mmap, "MADV_HUGEPAGE"):
-            self._map.madvise(mmap.MADV_HUGEPAGE)
+            self._map.madvise(mmap.MADV_HUGEPAGE)  # which shared memory would not heed
 
     def copied(self, tensor: torch.Tensor) -> torch.Tensor:
         """The same numbers in here."""
