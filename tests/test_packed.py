@@ -186,10 +186,11 @@ def test_experts_are_packed_one_behind_the_other() -> None:
         layer.fill(codes, scales)
         setattr(experts, name, layer)
     x, weight, chosen = torch.randn(9, 32), torch.rand(9, 2), torch.randint(0, 2, (9, 2))  # the third is never asked
-    assert torch.allclose(experts(x, weight, chosen), whole(x, weight, chosen), atol=0.05)
+    ours, wanted = (each(x, weight, chosen) for each in (experts, whole))
+    assert (ours - wanted).norm() < 0.02 * wanted.norm()
     ends = torch.tensor([4, 9, 9])
-    ours = packed_module.product(x[:4], *[t.unflatten(0, (3, -1))[0] for t in experts.gate_up_proj.packed], 32)
-    assert torch.allclose(plain_grouped_product(rounded_input(x), whole.gate_up_proj, ends)[:4], ours, atol=1e-5)
+    first = packed_module.product(x[:4], *[t.unflatten(0, (3, -1))[0] for t in experts.gate_up_proj.packed], 32)
+    assert torch.allclose(plain_grouped_product(rounded_input(x), whole.gate_up_proj, ends)[:4], first, atol=1e-5)
 
 
 def test_everything_large_is_packed(model: Model) -> None:
@@ -293,7 +294,7 @@ def test_weights_of_another_method_are_refused(model: Model, tmp_path: Path) -> 
     model.save(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
-    with pytest.raises(ValueError, match="method 'gptq' is not read"):
+    with pytest.raises(ValueError, match="method 'gptq' are not read"):
         castor.load(tmp_path, device="cpu")
     with pytest.raises(ValueError, match="quantize='int3'"):
         castor.load(tmp_path, device="cpu", quantize="int3")

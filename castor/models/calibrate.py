@@ -7,7 +7,7 @@ experts and what lies outside the layers are rounded to the nearest.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -91,7 +91,7 @@ def _moments(model: Decoder, modules: dict[str, nn.Linear], batches: Sequence[Ba
 @contextmanager
 def _listening(
     modules: dict[str, nn.Linear], moments: dict[str, torch.Tensor], is_token_X: torch.Tensor
-) -> Iterator[None]:
+) -> Generator[None]:
     def listener(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def listen(_module: nn.Module, given: tuple[Any, ...]) -> None:
             x_XD = given[0].flatten(0, -2).float()[is_token_X]

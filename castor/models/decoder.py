@@ -154,12 +154,18 @@ class Decoder(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The type that the layers compute in."""
-        return self.language_model.norm.weight.dtype
+        return self._norm_weight.dtype
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.language_model.norm.weight.device
+        return self._norm_weight.device
+
+    @property
+    def _norm_weight(self) -> torch.Tensor:
+        weight = self.language_model.norm.weight  # which is never packed
+        assert weight is not None
+        return weight
 
     def embed(self, batch: Batch) -> torch.Tensor:
         """The stream that enters the layers, [B, T, D]: scaled token embeddings, media in their slots."""

@@ -132,7 +132,7 @@ def load_model(
     bits_of = {} if stated is not None or pack is None else put_packed(model, pack)
     expected = model.state_dict()
     kept = {name: tensor.dtype for name, tensor in expected.items() if name.endswith((".codes", ".scales"))}
-    _check_memory(folder, expected, kept, device, dtype or FLOATS[plan[NORM].dtype])
+    _check_memory(folder, expected, plan, kept, device, dtype)
     files = {path: MappedFile(path) for path in sorted({saved.path for saved in plan.values()})}
 
     def tensors(item: tuple[str, Saved]) -> dict[str, torch.Tensor]:
@@ -196,15 +196,18 @@ def _plan(folder: Path, expected: Mapping[str, torch.Tensor], config: ModelConfi
 def _check_memory(
     folder: Path,
     expected: Mapping[str, torch.Tensor],
+    plan: Mapping[str, Saved],
     kept: Mapping[str, torch.dtype],
     device: torch.device | str,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
 ) -> None:
     """ValueError with both numbers where the weights are larger than the memory that is free."""
-    needed = sum(tensor.numel() * kept.get(name, dtype).itemsize for name, tensor in expected.items())
+    saved_type = {name: dtype or KINDS[saved.dtype] for name, saved in plan.items()} | dict(kept)
+    needed = sum(tensor.numel() * saved_type[name].itemsize for name, tensor in expected.items() if name in saved_type)
     available = available_bytes(str(device))
     if available is not None and needed > available:
-        kind = "packed" if kept else f"in {str(dtype).removeprefix('torch.')}"
+        kind = f"in {str(dtype).removeprefix('torch.')}" if dtype else "in the saved type"
+        kind = "packed" if kept else kind
         free = f"{available / 1e9:,.1f} GB are free on {device}"
         raise ValueError(f"{folder}: the weights need {needed / 1e9:,.1f} GB {kind}, {free}")
 

@@ -114,7 +114,7 @@ def rounded_input(x: torch.Tensor) -> torch.Tensor:
     x_XNG = F.pad(x.float(), (0, -x.shape[-1] % GROUP)).unflatten(-1, (-1, GROUP))
     most = x_XNG.abs().amax(-1, keepdim=True)
     most = torch.where(most <= SMALLEST, 0.0, most)
-    inverse = torch.where(most == 0, 0.0, 127.0 / most)
+    inverse = torch.where(most == 0, 0.0, torch.full_like(most, 127.0) / most)  # 127 / most would multiply by 1 / most
     return ((x_XNG * inverse).round() * (most / 127.0)).flatten(-2)[..., : x.shape[-1]]
 
 
@@ -183,7 +183,7 @@ class PackedLinear(Packed):
     def __init__(self, num_inputs: int, num_outputs: int, bits: int, bias: nn.Parameter | None = None) -> None:
         super().__init__(num_outputs, num_inputs, bits)
         self.in_features, self.out_features = num_inputs, num_outputs
-        self.register_parameter("bias", bias)
+        self.bias = bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = product(x, *self.packed, self.num_rows)

@@ -25,8 +25,8 @@ from castor.engine.model import SHIPPED, Model, load
 from castor.log import LiveLine, read_metrics
 from castor.models.adapter import save_adapter
 from castor.models.codec import ImageCodec
-from castor.models.packing import packing_of
 from castor.models.extend import train_rows
+from castor.models.packing import packing_of
 from castor.nn.lora import ATTENTION, FEED_FORWARD, LoraConfig, add_adapters, merge_adapters
 from castor.nn.lowbit import Form, quantise_linears, weight_bytes
 from castor.recipes.held_out import HeldOut, told
