@@ -59,7 +59,7 @@ def transformers_points(
         first_s, whole_s = median(firsts), median(wholes)
         points.append(
             PeerPoint(
-                name=f"transformers, {str(dtype).removeprefix('torch.')}",
+                name=f"transformers {'bf16' if dtype == torch.bfloat16 else 'f32'}",
                 context=context,
                 prefill_per_s=context / first_s,
                 decode_per_s=tokens / (whole_s - first_s),
@@ -115,7 +115,7 @@ def llama_points(
     read = {row["n_prompt"]: median(row["samples_ts"]) for row in rows if not row["n_gen"]}
     written = next(median(row["samples_ts"]) for row in rows if row["n_gen"])
     return [
-        PeerPoint(name=f"llama.cpp, {kind}", context=context, prefill_per_s=read[context], decode_per_s=written)
+        PeerPoint(name=f"llama.cpp {kind}", context=context, prefill_per_s=read[context], decode_per_s=written)
         for context in contexts
     ]
 

@@ -25,9 +25,9 @@ def table(figures: Figures) -> Table:
         title_justify="left",
         caption_justify="left",
     )
-    made.add_column("")
-    for name in ("at once", "prompt", "first token, ms", "read/s", "matrix", "written/s", "bandwidth"):
-        made.add_column(name, justify="right")
+    made.add_column("", no_wrap=True)
+    for name in ("rows", "prompt", "first, ms", "read/s", "matrix", "write/s", "memory"):
+        made.add_column(name, justify="right", no_wrap=True)
     for point in figures.points:
         made.add_row(
             "castor",
