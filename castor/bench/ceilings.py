@@ -36,7 +36,7 @@ def measure_ceilings(device: torch.device, rounds: int) -> Ceilings:
 def read_rate(device: torch.device, rounds: int) -> float:
     """Bytes a second that all threads together read from memory."""
     if device.type == "cpu":
-        (memory,) = (LargePages([READ_BYTES]).copied(torch.ones(READ_BYTES // 4)),)
+        memory = LargePages([READ_BYTES]).copied(torch.ones(READ_BYTES // 4))
     else:
         memory = torch.ones(READ_BYTES // 4, device=device)
     compiled = kernels() if device.type == "cpu" else None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,13 +102,23 @@ def bench(config: BenchConfig, *, json_path: str | None = None, png_path: str | 
 
 
 def _peers(config: BenchConfig, shape: Any, dtype: torch.dtype, device: str, line: LiveLine) -> list[PeerPoint]:
-    line.update(1.0, "transformers")
+    """What other programs reach; one that has not this shape is left out, and that is said."""
     common = {"tokens": config.tokens, "rounds": config.rounds}
-    found = transformers_points(shape, dtype, device, config.contexts, **common)
+    asked: dict[str, Callable[[], list[PeerPoint]]] = {
+        "transformers": lambda: transformers_points(shape, dtype, device, config.contexts, **common)
+    }
     if device == "cpu":
-        line.update(1.0, "llama.cpp")
         threads = torch.get_num_threads()
-        found += llama_points(shape, config.quantize, config.llama, config.contexts, threads=threads, **common)
+        asked["llama.cpp"] = lambda: llama_points(
+            shape, config.quantize, config.llama, config.contexts, threads=threads, **common
+        )
+    found = []
+    for name, ask in asked.items():
+        line.update(1.0, name)
+        try:
+            found += ask()
+        except ValueError as error:
+            print(f"\n{name} is left out: {error}", file=sys.stderr)
     return found
 
 

@@ -36,7 +36,9 @@ def subject(model: str, shape: str | None, quantize: str | None, precision: str 
 
 
 def text_shape(config: ModelConfig) -> ModelConfig:
-    """The text side alone, in the form that transformers and llama.cpp have, too."""
+    """The text side alone, in a form that transformers and llama.cpp have, too; ValueError where they have none."""
+    if config.text.hidden_size_per_layer_input or config.text.enable_moe_block:
+        return ModelConfig(model_type="gemma4_text", text=config.text)
     return ModelConfig(model_type="gemma4_unified_text", text=config.text)
 
 
@@ -55,9 +57,8 @@ def random_model(config: ModelConfig, quantize: str | None, dtype: torch.dtype, 
         into_large_pages(decoder)
     known = castor.load("atom", device="cpu")
     space = IdSpace(num_text=config.text.vocab_size - NUM_SPECIALS, num_codes=0)
-    render = dataclasses.replace(known.renderer.config) if isinstance(known.renderer, Renderer) else None
-    assert render is not None and space.vocab_size == config.text.vocab_size
-    return Model(decoder, Renderer(known.tokenizer, space, render), None)
+    assert isinstance(known.renderer, Renderer) and space.vocab_size == config.text.vocab_size
+    return Model(decoder, Renderer(known.tokenizer, space, known.renderer.config), None)
 
 
 def _random(name: str, tensor: torch.Tensor, noise: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
