@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from castor.cli_lowbit import add_lowbit_verbs
 from castor.cli_options import (
     demo_options,
     eval_options,
@@ -39,6 +40,8 @@ Castor reads text, pictures, sound, video and pages, and writes text and picture
   castor pull google/gemma-4-E2B-it                fetch a published model, then: castor chat --model NAME
   castor embed --model NAME "a red dog" --image a.png   vectors of texts and files, by a model that makes them
   castor serve                                     answer clients of the Gemini and OpenAI APIs
+  castor quantize MODEL --bits 4 --out FOLDER      a smaller, faster model of the same; or --quantize int4 anywhere
+  castor bench                                     how fast a model is here, beside what this machine can do
 """
 
 GENERATE = """\
@@ -159,6 +162,7 @@ def build_parser() -> argparse.ArgumentParser:
     eval_options(verb("eval", run_eval, "score every ability on unseen examples, with intervals and chance"))
     add_published_verbs(verb)
     add_serve_verb(verb)
+    add_lowbit_verbs(verb)
     _data_options(verb("data", lambda _: data.print_help(), "make, look at and count training data"))
     data = verbs.choices["data"]
     return parser
@@ -193,7 +197,7 @@ def _load(arguments: Any) -> "Model":
 
     if sys.stderr.isatty():
         print(f"\033[2mloading {arguments.model} …\033[0m", end="\r", file=sys.stderr, flush=True)
-    model = castor.load(arguments.model, adapter=arguments.adapter)
+    model = castor.load(arguments.model, adapter=arguments.adapter, quantize=arguments.quantize)
     if sys.stderr.isatty():
         print("\033[K", end="", file=sys.stderr, flush=True)
     return model

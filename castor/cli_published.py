@@ -77,7 +77,7 @@ def run_embed(arguments: Any) -> None:
 
     parts = [part_of(kind, value) for kind, value in arguments.parts]
     names = [value for _, value in arguments.parts]
-    model = castor.load(arguments.model, adapter=arguments.adapter)
+    model = castor.load(arguments.model, adapter=arguments.adapter, quantize=arguments.quantize)
     prompts = [parts] if arguments.together else [[part] for part in parts]
     vectors_NE = model.embed(*prompts, dimensions=arguments.dimensions, task=arguments.task).numpy()
     if arguments.out:

@@ -74,7 +74,8 @@ def run_serve(arguments: Any) -> None:
     if arguments.api_key_file and not len(keys):
         raise ValueError(f"{arguments.api_key_file}: there is no key in this file")
     with listen(arguments.host, arguments.port) as bound:
-        serve(castor.load(arguments.model, adapter=arguments.adapter), config, keys, bound)
+        model = castor.load(arguments.model, adapter=arguments.adapter, quantize=arguments.quantize)
+        serve(model, config, keys, bound)
 
 
 def _name(model: str) -> str:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
+import shutil
+import struct
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +16,7 @@ import torch
 
 from castor import cli
 from castor.models.load import load_model
+from castor.tokens.pack import collate
 from castor.tokens.text_json import load_tokenizer
 
 gguf = pytest.importorskip("gguf")
@@ -71,6 +77,40 @@ def test_config_and_tokenizer_come_back(folder: Path, tmp_path: Path) -> None:
     assert value["tokenizer.ggml.merges"] == [m if isinstance(m, str) else " ".join(m) for m in merges]
     assert value["tokenizer.ggml.eot_token_id"] == tokenizer.specials["<turn|>"]
     assert value["tokenizer.chat_template"] == "{{ bos_token }}"
+
+
+def test_llama_cpp_gives_the_same_log_probabilities(folder: Path, tmp_path: Path) -> None:
+    """Its own program reads the file: the same ids for a text, and every next id as likely. Needs llama.cpp."""
+    program = shutil.which("llama-perplexity", path=os.environ.get("LLAMA_CPP"))
+    if program is None:
+        pytest.skip("llama-perplexity is neither on the PATH nor in the folder LLAMA_CPP")
+    import castor
+
+    read_back(folder, tmp_path / "model.gguf", "float32")
+    # llama.cpp cuts at line breaks first, which Gemma's own pieces never cross; those of this tokenizer do
+    text = " ".join(line for line in published.LINES if "\n" not in line) * 12
+    (tmp_path / "text").write_text(text)
+    files = ["-m", tmp_path / "model.gguf", "-f", tmp_path / "text", "--kl-divergence-base", tmp_path / "found"]
+    exact = ["-fa", "off", "-ctk", "f32", "-ctv", "f32", "--no-warmup", "--no-escape", "-t", "1"]
+    sizes = ["-c", "64", "-b", "64", "--chunks", "3"]
+    subprocess.run([program, *map(str, files), *exact, *sizes], check=True, capture_output=True)
+    data = (tmp_path / "found").read_bytes()
+    width, vocab_size, num_chunks = struct.unpack("<Iii", data[8:20])
+    ids_NT = np.frombuffer(data, np.int32, num_chunks * width, 20).reshape(num_chunks, width)
+    model = castor.load(folder, device="cpu")
+    bos = model.tokenizer.specials["<bos>"]
+    assert [bos, *model.tokenizer.encode(text)][: ids_NT.size] == ids_NT.flatten().tolist()
+    # A row: factor and least value as two floats, then 16 bits an id; of the latter half of each chunk
+    rows = np.frombuffer(data, np.uint16, offset=20 + ids_NT.nbytes).reshape(num_chunks, -1, vocab_size + 4)
+    factor, least = rows[..., :4].copy().view(np.float32).transpose(2, 0, 1)[..., None]
+    theirs = torch.from_numpy(factor * rows[..., 4:] + least)
+    ids = torch.from_numpy(ids_NT.astype(np.int64))
+    ids[:, 0] = bos
+    places = torch.arange(width).expand(num_chunks, -1)
+    batch = dataclasses.replace(collate([[]] * num_chunks, width), ids_BT=ids, position_BT=places, doc_BT=places * 0)
+    with torch.inference_mode():
+        ours = model.decoder(batch)[:, width // 2 : -1].log_softmax(-1)
+    assert (ours - theirs).abs().max() < 5e-4
 
 
 def test_what_cannot_be_exported_is_named(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

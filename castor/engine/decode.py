@@ -153,8 +153,11 @@ class DecodeStep:
 
 def can_decode(decoder: Decoder) -> bool:
     """Whether the compiled step computes what this decoder is: plain layers, on the CPU, all of one type."""
-    text, weight = decoder.config.text, decoder.output_weight_VD
-    if weight.device.type != "cpu" or weight.dtype not in MOST_ROWS or decoder.language_model.ple is not None:
+    text, table = decoder.config.text, decoder.language_model.embed_tokens
+    if type(table) is not nn.Embedding or decoder.language_model.ple is not None:
+        return False
+    weight = table.weight
+    if weight.device.type != "cpu" or weight.dtype not in MOST_ROWS:
         return False
     if text.num_own_layers != text.num_hidden_layers or text.enable_moe_block or native("layers") is None:
         return False

@@ -42,11 +42,14 @@ class EngineConfig:
     max_waiting: int = 256  # requests that wait; more are refused
     block_tokens: int = 16  # tokens in a block of the cache
     reuse_prefixes: bool = True  # find beginnings of prompts that are already computed
+    cache_type: str = "model"  # of keys and values: as the layers compute, or "int8", half of bfloat16
 
     def __post_init__(self) -> None:
         for name in ("max_rows", "max_waiting", "block_tokens", "cache_tokens"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
+        if self.cache_type not in ("model", "int8"):
+            raise ValueError(f"cache_type={self.cache_type!r} is neither 'model' nor 'int8'")
         if self.token_budget <= self.max_rows:
             raise ValueError(f"token_budget={self.token_budget} must be more than max_rows={self.max_rows}")
 
@@ -72,8 +75,14 @@ class Engine:
             max_rows=config.max_rows,
             block_tokens=config.block_tokens,
             token_budget=config.token_budget,
+            is_int8=config.cache_type == "int8",
         )
-        self.forward = Forward(decoder, blocks, media_tokens=MEDIA_TOKENS if config.reuse_prefixes else 0)
+        self.forward = Forward(
+            decoder,
+            blocks,
+            media_tokens=MEDIA_TOKENS if config.reuse_prefixes else 0,
+            is_int8=config.cache_type == "int8",
+        )
         self.scheduler = Scheduler(
             blocks,
             max_rows=config.max_rows,

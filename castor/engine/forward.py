@@ -47,14 +47,15 @@ def windows(decoder: Decoder) -> dict[str, int | None]:
 class Forward:
     """A decoder and the store of its keys and values."""
 
-    def __init__(self, decoder: Decoder, blocks: Blocks, *, media_tokens: int) -> None:
+    def __init__(self, decoder: Decoder, blocks: Blocks, *, media_tokens: int, is_int8: bool = False) -> None:
         """`media_tokens`: of pictures and clips that are remembered as they enter the layers."""
         self.decoder, self.blocks, self.media = decoder, blocks, MediaMemory(decoder, media_tokens)
-        weight = decoder.output_weight_VD
-        self.device, self._nothing = weight.device, collate([[]], 1)
+        self.device, self._nothing = decoder.device, collate([[]], 1)
         num_blocks = {kind: pool.num_blocks for kind, pool in blocks.pools.items()}
-        self.store = BlockStore(layer_shapes(decoder), num_blocks, blocks.block_tokens, self.device, weight.dtype)
-        self.decode = DecodeStep(decoder, blocks, self.store) if can_decode(decoder) else None
+        self.store = BlockStore(
+            layer_shapes(decoder), num_blocks, blocks.block_tokens, self.device, decoder.dtype, is_int8=is_int8
+        )
+        self.decode = DecodeStep(decoder, blocks, self.store) if can_decode(decoder) and not is_int8 else None
 
     @torch.inference_mode()
     def run(self, spans: Seq[Span]) -> torch.Tensor:
@@ -186,18 +187,27 @@ def _without_media(sequence: Sequence) -> Sequence:
 
 
 def new_blocks(
-    decoder: Decoder, cache_tokens: int | None, *, max_rows: int, block_tokens: int, token_budget: int
+    decoder: Decoder,
+    cache_tokens: int | None,
+    *,
+    max_rows: int,
+    block_tokens: int,
+    token_budget: int,
+    is_int8: bool = False,
 ) -> Blocks:
     """Pools for `cache_tokens` on full layers, and on sliding ones for as many or for all that rows need at most.
 
     None: as many as half the free memory holds, but no more than `max_rows` of the longest answers.
     """
-    weight, text, looks_back = decoder.output_weight_VD, decoder.config.text, windows(decoder)
+    text, looks_back = decoder.config.text, windows(decoder)
     num_sliding = max_rows * (-(-(text.sliding_window + token_budget) // block_tokens) + 1)
     num_sliding = num_sliding + LARGEST_PICTURE // block_tokens if SLIDING in looks_back else 0
     if cache_tokens is None:
-        size = {kind: block_bytes(layer_shapes(decoder), kind, block_tokens, weight.dtype) for kind in (SLIDING, FULL)}
-        room = (_free_bytes(weight.device) // 2 - num_sliding * size[SLIDING]) // size[FULL]
+        size = {
+            kind: block_bytes(layer_shapes(decoder), kind, block_tokens, decoder.dtype, is_int8=is_int8)
+            for kind in (SLIDING, FULL)
+        }
+        room = (_free_bytes(decoder.device) // 2 - num_sliding * size[SLIDING]) // size[FULL]
         cache_tokens = min(max(room, 1) * block_tokens, max_rows * text.max_position_embeddings)
     num_full = -(-cache_tokens // block_tokens)
     most = {SLIDING: min(num_full, num_sliding), FULL: num_full}

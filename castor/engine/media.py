@@ -43,7 +43,7 @@ class MediaMemory:
         if new:
             parts = [part for part, _ in new.values()]
             sizes = [len(part) for part in parts]
-            batch = collate([parts], sum(sizes)).to(self.decoder.output_weight_VD.device)
+            batch = collate([parts], sum(sizes)).to(self.decoder.device)
             for digest, x_TD in zip(new, self.decoder.embed(batch)[0].split(sizes), strict=True):
                 found[digest] = x_TD[new[digest][1]]
                 self._keep(digest, found[digest])

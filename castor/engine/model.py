@@ -24,6 +24,7 @@ from castor.models.adapter import load_adapter
 from castor.models.codec import ImageCodec
 from castor.models.decoder import Decoder
 from castor.models.load import load_model, save_model
+from castor.models.packing import PackConfig, pack_decoder, packing_of
 from castor.nn.lora import merge_adapters
 from castor.runtime import pick_device
 from castor.tokens.batch import Batch
@@ -48,17 +49,25 @@ def load(
     device: str = "auto",
     precision: str = "float32",
     adapter: str | Path | None = None,
+    quantize: str | None = None,
 ) -> Model:
     """The model in a folder, the shipped one of that name ("atom"), or one that `castor pull NAME` fetched.
 
     A folder is one of ours, with castor.json, or a published checkpoint in Hugging Face's layout. `precision` is the
     type the weights compute in: "float32" or "bfloat16". `adapter` is a folder in PEFT's layout, whose adapter is put
-    into the weights. Raises ValueError naming what is missing.
+    into the weights. `quantize` "int4" or "int8" keeps the matrices in so many bits from then on; a folder that
+    `castor quantize` wrote says so itself. Raises ValueError naming what is missing.
     """
-    model = Model.load(find_folder(name), device=pick_device(device), precision=precision)
-    if adapter is not None:
-        load_adapter(model.decoder, adapter)
-        merge_adapters(model.decoder)
+    folder, device = find_folder(name), pick_device(device)
+    if adapter is None:
+        return Model.load(folder, device=device, precision=precision, quantize=quantize)
+    model = Model.load(folder, device=device, precision=precision)
+    if packing_of(model.decoder) is not None:
+        raise ValueError(f"{folder}: an adapter is put into whole weights; these are packed")
+    load_adapter(model.decoder, adapter)
+    merge_adapters(model.decoder)
+    if quantize is not None:
+        pack_decoder(model.decoder, PackConfig.of_name(quantize))
     return model
 
 
@@ -101,15 +110,17 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.decoder.parameters()).device
+        return self.decoder.device
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: str = "cpu", precision: str = "float32") -> Model:
-        """The model that `save` wrote to `folder`, or a published checkpoint."""
+    def load(
+        cls, folder: str | Path, *, device: str = "cpu", precision: str = "float32", quantize: str | None = None
+    ) -> Model:
+        """The model that `save` wrote to `folder`, or a published checkpoint; see `castor.load`."""
         folder = Path(folder)
-        dtype = _dtype(precision)
+        dtype, pack = _dtype(precision), None if quantize is None else PackConfig.of_name(quantize)
         if not (folder / "castor.json").is_file() or draws(folder):
-            return cls._load_published(folder, device, dtype)
+            return cls._load_published(folder, device, dtype, pack)
         about = load_json(folder / "castor.json")
         if not isinstance(about, dict) or not all(isinstance(about.get(key), dict) for key in ("space", "renderer")):
             raise ValueError(f"{folder / 'castor.json'}: needs the objects space and renderer")
@@ -126,7 +137,7 @@ class Model:
             encode_image=codec.encode if codec else None,
             decode_image=codec.decode if codec else None,
         )
-        decoder = load_model(folder, device=device, dtype=dtype)
+        decoder = load_model(folder, device=device, dtype=dtype, pack=pack)
         if renderer.tokenizer.vocab_size != space.num_text or decoder.config.text.vocab_size != space.vocab_size:
             raise ValueError(
                 f"{folder}: castor.json states {space.num_text} text pieces and {space.vocab_size} ids, the tokenizer "
@@ -135,8 +146,8 @@ class Model:
         return cls(decoder, renderer, codec, card=about.get("card", {}))
 
     @classmethod
-    def _load_published(cls, folder: Path, device: str, dtype: torch.dtype) -> Model:
-        decoder, renderer = load_published(folder, device=device, dtype=dtype)
+    def _load_published(cls, folder: Path, device: str, dtype: torch.dtype, pack: PackConfig | None) -> Model:
+        decoder, renderer = load_published(folder, device=device, dtype=dtype, pack=pack)
         codec, num_codes = _codec(folder, device), renderer.space.num_codes
         if num_codes != (0 if codec is None else codec.config.num_codes):
             raise ValueError(f"{folder}: {num_codes} image codes, and no codec of so many beside them")

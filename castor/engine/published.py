@@ -19,6 +19,7 @@ from castor.engine.processor import media_of, read_object, video_of
 from castor.models.config import ModelConfig
 from castor.models.decoder import Decoder
 from castor.models.load import load_config, load_model
+from castor.models.packing import PackConfig
 from castor.tokens.embedding import EmbeddingRenderer
 from castor.tokens.gemma import GemmaRenderer, TurnStyle
 from castor.tokens.space import CONFIG_IDS, GemmaSpace
@@ -40,14 +41,18 @@ COMPANIONS = (
 
 
 def load_published(
-    folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    folder: Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    pack: PackConfig | None = None,
 ) -> tuple[Decoder, GemmaRenderer]:
     """Decoder and renderer of a published checkpoint; ValueError names what is missing or does not fit."""
     config = load_config(folder)
     renderer = published_renderer(folder, config)
     if drawing := read_object(folder, ABOUT).get("drawing"):
         renderer.space = _drawing_space(folder, renderer.space, drawing, config.text.vocab_size)
-    return load_model(folder, device=device, dtype=dtype), renderer
+    return load_model(folder, device=device, dtype=dtype, pack=pack), renderer
 
 
 def published_renderer(folder: Path, config: ModelConfig) -> GemmaRenderer:

@@ -27,6 +27,7 @@ from castor.nn.cache import KVCache
 from castor.nn.conv import MatrixConv
 from castor.nn.experts import Experts, Router
 from castor.nn.norm import RMSNorm
+from castor.nn.packed import PackedEmbedding
 from castor.nn.per_layer import PerLayerGate, PerLayerInputs
 from castor.nn.pool import mean_by_document
 from castor.nn.rope import inverse_frequencies, rope_table
@@ -137,20 +138,42 @@ class Decoder(nn.Module):
         """Logits of hidden vectors, soft-capped where the config says so; ValueError for a model that only embeds."""
         if self.config.family == "embedding_gemma2":
             raise ValueError("embedding_gemma2 models have no logits: they make vectors of documents")
-        logits_BTV = F.linear(hidden_BTD, self.output_weight_VD)
+        table = self.language_model.embed_tokens
+        if isinstance(table, PackedEmbedding):
+            logits_BTV = table.project(hidden_BTD)
+        else:
+            logits_BTV = F.linear(hidden_BTD, table.weight)
         cap = self.config.text.final_logit_softcapping
         return logits_BTV if cap is None else torch.tanh(logits_BTV / cap) * cap
 
     @property
     def output_weight_VD(self) -> torch.Tensor:
-        """The output projection, which is the token embedding."""
+        """The output projection, which is the token embedding; where it is packed, unpacked for the asking."""
         return self.language_model.embed_tokens.weight
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that the layers compute in."""
+        return self._norm_weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._norm_weight.device
+
+    @property
+    def _norm_weight(self) -> torch.Tensor:
+        weight = self.language_model.norm.weight  # which is never packed
+        assert weight is not None
+        return weight
 
     def embed(self, batch: Batch) -> torch.Tensor:
         """The stream that enters the layers, [B, T, D]: scaled token embeddings, media in their slots."""
-        weight_VD = self.output_weight_VD
-        scale = torch.tensor(math.sqrt(weight_VD.shape[1]), dtype=weight_VD.dtype, device=weight_VD.device)
-        x_BTD = F.embedding(batch.ids_BT, weight_VD) * scale
+        table = self.language_model.embed_tokens
+        scale = torch.tensor(math.sqrt(self.config.text.hidden_size), dtype=self.dtype, device=self.device)
+        is_packed = isinstance(table, PackedEmbedding)
+        x_BTD = table(batch.ids_BT).to(self.dtype) if is_packed else F.embedding(batch.ids_BT, table.weight)
+        x_BTD = x_BTD * scale
         flat_XD = x_BTD.flatten(0, 1)
         if len(batch.patch_at_P):
             flat_XD = flat_XD.index_copy(0, batch.patch_at_P, self._embed_patches(batch).to(x_BTD.dtype))
@@ -262,8 +285,7 @@ class Decoder(nn.Module):
         """An empty cache on the model's device and in its type; ValueError for an encoder, whose past would change."""
         if self.config.text.sees_both_ways:
             raise ValueError("use_bidirectional_attention='all': what comes later changes every token, nothing is kept")
-        weight = self.output_weight_VD
-        return KVCache(self.config, batch_size, max_tokens, weight.device, weight.dtype)
+        return KVCache(self.config, batch_size, max_tokens, self.device, self.dtype)
 
     @torch.no_grad()
     def init_weights(self, seed: int = 0) -> Decoder:
@@ -273,8 +295,7 @@ class Decoder(nn.Module):
         the gates and the logits have size about 1. The norms of queries and keys start at head_dim ** -0.25
         each: their dot products, which nothing divides later, then have size 1 too.
         """
-        device = self.output_weight_VD.device
-        generator = torch.Generator(device).manual_seed(seed)
+        generator = torch.Generator(self.device).manual_seed(seed)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 module.weight.normal_(0.0, module.in_features**-0.5, generator=generator)

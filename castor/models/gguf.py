@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from castor.models.decoder import Decoder
+from castor.models.packing import packing_of
 from castor.models.text_config import FULL, SLIDING, TextConfig
 from castor.tokens.text_json import JsonTokenizer
 
@@ -88,6 +89,8 @@ def _rope_factors(config: TextConfig) -> torch.Tensor:
 
 def _check(model: Decoder) -> None:
     config = model.config.text
+    if packing_of(model) is not None:
+        raise ValueError("packed weights are not exported; start from the whole ones")
     if config.attention_bias:
         raise ValueError("attention_bias=True has no place in llama.cpp's gemma4")
     if config.rope_parameters[SLIDING]["rope_type"] != "default":

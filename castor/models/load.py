@@ -10,7 +10,6 @@ import difflib
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ from castor.models import audio_tower, vision_tower
 from castor.models.audio_tower import AudioTowerConfig
 from castor.models.config import AudioConfig, ModelConfig, VisionConfig
 from castor.models.decoder import Decoder
-from castor.models.shards import FLOATS, INDEX, WEIGHTS, MappedFile, Saved, read_headers, weight_files
+from castor.models.packing import FIELD, PackConfig, into_large_pages, nearest, packing_of, put_packed
+from castor.models.shards import FLOATS, INDEX, KINDS, WEIGHTS, MappedFile, Saved, read_headers, weight_files
 from castor.models.text_config import FAMILIES, TEXT_FAMILIES, TextConfig
 from castor.models.vision_tower import VisionTowerConfig
 from castor.runtime import available_bytes
@@ -30,7 +30,7 @@ from castor.runtime import available_bytes
 __all__ = ["CONFIG", "INDEX", "WEIGHTS", "load_config", "load_model", "save_model", "weight_files"]
 CONFIG = "config.json"
 READERS = 2  # threads that convert: most of it is the kernel's work of giving fresh pages, which waits on one alone
-EMBEDDING = "language_model.embed_tokens.weight"
+NORM = "language_model.norm.weight"
 
 # Fields of a config.json that concern other programs and change no number here.
 _OTHER_PROGRAMS = {
@@ -63,10 +63,7 @@ _PARTS: dict[str, tuple[type[Any], ...]] = {
 
 def load_config(folder: str | Path) -> ModelConfig:
     """The config of a saved model; ValueError names the file, and a field that nothing here knows."""
-    path = Path(folder) / CONFIG
-    values = load_json(path)
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: must be a JSON object")
+    path, values = Path(folder) / CONFIG, _values(folder)
     try:
         _check_fields(values)
         return ModelConfig.from_hf(values)
@@ -74,6 +71,22 @@ def load_config(folder: str | Path) -> ModelConfig:
         raise ValueError(f"{path}: {error} is missing") from None
     except ValueError as error:
         raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+
+
+def load_packing(folder: str | Path) -> PackConfig | None:
+    """How the weights of a saved model are packed; None where they are whole."""
+    try:
+        return PackConfig.of_config(_values(folder, with_packing=True))
+    except ValueError as error:
+        raise ValueError(str(error) if str(folder) in str(error) else f"{Path(folder) / CONFIG}: {error}") from None
+
+
+def _values(folder: str | Path, *, with_packing: bool = False) -> dict[str, Any]:
+    path = Path(folder) / CONFIG
+    values = load_json(path)
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: must be a JSON object")
+    return {key: value for key, value in values.items() if with_packing or key != FIELD}
 
 
 def _check_fields(values: Mapping[str, Any]) -> None:
@@ -93,31 +106,53 @@ def _check_fields(values: Mapping[str, Any]) -> None:
             raise ValueError(f"unknown field {name}={given[unknown[0]]!r}{hint}")
 
 
-def load_model(folder: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Decoder:
+def load_model(
+    folder: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    pack: PackConfig | None = None,
+) -> Decoder:
     """The model saved in `folder`, in evaluation mode; `dtype` None keeps the type it was saved in.
 
     Weights on the CPU in their saved type are the file's own pages; others are copied tensor by tensor, two at a time,
-    so that the peak is the model and its two largest tensors. ValueError, before any work, names what is wrong with
+    so that the peak is the model and its two largest tensors. With `pack` matrices are kept in few bits, rounded as
+    they are read; a folder of packed weights is taken as it is. ValueError, before any work, names what is wrong with
     the folder.
     """
     folder = Path(folder)
-    config = load_config(folder)
+    config, stated = load_config(folder), load_packing(folder)
+    if stated is not None and pack not in (None, stated):
+        raise ValueError(f"{folder}: the weights are packed with {stated.stated()}; start from the whole ones")
     with torch.device("meta"), _NoInit():
         model = Decoder(config)
-    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    plan = _plan(folder, expected, config)
-    _check_memory(folder, plan, device, dtype)
+    if stated is not None:
+        put_packed(model, stated)
+    plan = _plan(folder, model.state_dict(), config)
+    bits_of = {} if stated is not None or pack is None else put_packed(model, pack)
+    expected = model.state_dict()
+    kept = {name: tensor.dtype for name, tensor in expected.items() if name.endswith((".codes", ".scales"))}
+    _check_memory(folder, expected, plan, kept, device, dtype)
     files = {path: MappedFile(path) for path in sorted({saved.path for saved in plan.values()})}
 
-    def tensor(saved: Saved) -> torch.Tensor:
-        return files[saved.path].tensor(saved, device=device, dtype=dtype or FLOATS[saved.dtype])
+    def tensors(item: tuple[str, Saved]) -> dict[str, torch.Tensor]:
+        name, saved = item
+        if (bits := bits_of.get(name)) is not None:
+            whole = files[saved.path].tensor(saved, device=device, dtype=FLOATS[saved.dtype])
+            packed = nearest(name, whole, bits)
+            files[saved.path].forget(saved)
+            return {f"{name.removesuffix('.weight')}.{part}": packed[i] for i, part in enumerate(("codes", "scales"))}
+        wanted = kept.get(name, dtype or KINDS[saved.dtype])
+        return {name: files[saved.path].tensor(saved, device=device, dtype=wanted)}
 
     with ThreadPoolExecutor(READERS) as readers:
-        found = dict(zip(plan, readers.map(tensor, plan.values()), strict=True))
+        found = {name: tensor for each in readers.map(tensors, plan.items()) for name, tensor in each.items()}
     for name in expected.keys() - found.keys():
-        found[name] = torch.ones(expected[name], device=device, dtype=found[EMBEDDING].dtype)
+        found[name] = torch.ones(expected[name].shape, device=device, dtype=found[NORM].dtype)
     model.load_state_dict(found, assign=True)
-    return model.eval().requires_grad_(True)
+    if kept and torch.device(device).type == "cpu":
+        into_large_pages(model)
+    return model.eval().requires_grad_(not kept)
 
 
 class _NoInit(TorchFunctionMode):
@@ -129,8 +164,8 @@ class _NoInit(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _plan(folder: Path, expected: Mapping[str, torch.Size], config: ModelConfig) -> dict[str, Saved]:
-    """Which saved tensor fills which of ours; ValueError for one that is missing, unknown, misshapen or no float."""
+def _plan(folder: Path, expected: Mapping[str, torch.Tensor], config: ModelConfig) -> dict[str, Saved]:
+    """Which saved tensor fills which of ours; ValueError for one that is missing, unknown or of another form."""
     plan: dict[str, Saved] = {}
     unknown: list[Saved] = []
     for saved in read_headers(weight_files(folder)):
@@ -142,11 +177,11 @@ def _plan(folder: Path, expected: Mapping[str, torch.Size], config: ModelConfig)
             continue
         if name in plan:
             raise ValueError(f"{saved.path}: {saved.name} is also in {plan[name].path.name}")
-        if saved.dtype not in FLOATS:
-            kinds = ", ".join(FLOATS)
-            raise ValueError(f"{saved.path}: {saved.name} is {saved.dtype}; weights are read as {kinds}")
-        if saved.shape != tuple(expected[name]):
-            shapes = f"{list(saved.shape)}, not {list(expected[name])}"
+        kinds = ["U8"] if expected[name].dtype == torch.uint8 else list(FLOATS)
+        if saved.dtype not in kinds:
+            raise ValueError(f"{saved.path}: {saved.name} is {saved.dtype}; weights are read as {', '.join(kinds)}")
+        if saved.shape != tuple(expected[name].shape):
+            shapes = f"{list(saved.shape)}, not {list(expected[name].shape)}"
             raise ValueError(f"{saved.path}: {saved.name} has shape {shapes}")
         plan[name] = saved
     if unknown:
@@ -159,26 +194,38 @@ def _plan(folder: Path, expected: Mapping[str, torch.Size], config: ModelConfig)
 
 
 def _check_memory(
-    folder: Path, plan: Mapping[str, Saved], device: torch.device | str, dtype: torch.dtype | None
+    folder: Path,
+    expected: Mapping[str, torch.Tensor],
+    plan: Mapping[str, Saved],
+    kept: Mapping[str, torch.dtype],
+    device: torch.device | str,
+    dtype: torch.dtype | None,
 ) -> None:
     """ValueError with both numbers where the weights are larger than the memory that is free."""
-    needed = sum(prod(saved.shape) * (dtype or FLOATS[saved.dtype]).itemsize for saved in plan.values())
+    saved_type = {name: dtype or KINDS[saved.dtype] for name, saved in plan.items()} | dict(kept)
+    needed = sum(tensor.numel() * saved_type[name].itemsize for name, tensor in expected.items() if name in saved_type)
     available = available_bytes(str(device))
     if available is not None and needed > available:
-        kind = str(dtype).removeprefix("torch.") if dtype else "the saved type"
+        kind = f"in {str(dtype).removeprefix('torch.')}" if dtype else "in the saved type"
+        kind = "packed" if kept else kind
         free = f"{available / 1e9:,.1f} GB are free on {device}"
-        raise ValueError(f"{folder}: the weights need {needed / 1e9:,.1f} GB in {kind}, {free}")
+        raise ValueError(f"{folder}: the weights need {needed / 1e9:,.1f} GB {kind}, {free}")
 
 
 def save_model(model: Decoder, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
-    """Write `config.json` and `model.safetensors`, each atomically; `dtype` None keeps the model's type."""
-    folder = Path(folder)
+    """Write `config.json` and `model.safetensors`, each atomically; `dtype` None keeps the model's type.
+
+    Packed weights are written as they are.
+    """
+    folder, packing = Path(folder), packing_of(model)
+    kept = dtype or model.dtype
     tensors = {
-        _their_name(name, model.config): tensor.to(dtype or tensor.dtype) for name, tensor in model.state_dict().items()
+        _their_name(name, model.config): tensor if name.endswith((".codes", ".scales")) else tensor.to(kept)
+        for name, tensor in model.state_dict().items()
     }
-    kept = dtype or model.output_weight_VD.dtype
     save_tensors(folder / WEIGHTS, tensors)
-    save_json(folder / CONFIG, model.config.to_hf(str(kept).removeprefix("torch.")))
+    stated = {} if packing is None else {FIELD: packing.stated()}
+    save_json(folder / CONFIG, model.config.to_hf(str(kept).removeprefix("torch.")) | stated)
 
 
 _LANGUAGE_MODEL = ("layers.", "embed_tokens", "norm.", "ple.", "per_layer_", "embedding_projection.")

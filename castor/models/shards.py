@@ -21,6 +21,7 @@ from castor.checkpoint import load_json
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+KINDS = FLOATS | {"U8": torch.uint8}  # with the codes of packed weights
 MAX_HEADER_BYTES = 100_000_000
 HUGE_PAGE = 2 << 20
 
@@ -93,7 +94,7 @@ def _entry(path: Path, name: str, entry: Mapping[str, Any], start: int) -> Saved
     shape, dtype = tuple(entry["shape"]), str(entry["dtype"])
     if not all(isinstance(number, int) and number >= 0 for number in (begin, end, *shape)) or begin > end:
         raise ValueError(f"{name} lies from {begin} to {end}, shape {shape}")
-    if dtype in FLOATS and end - begin != prod(shape) * FLOATS[dtype].itemsize:
+    if dtype in KINDS and end - begin != prod(shape) * KINDS[dtype].itemsize:
         raise ValueError(f"{name} has {end - begin} bytes for {dtype} of shape {list(shape)}")
     return Saved(path=path, name=name, dtype=dtype, shape=shape, begin=start + begin, end=start + end)
 
@@ -113,18 +114,22 @@ class MappedFile:
         count = prod(saved.shape)
         if not count:
             return torch.empty(saved.shape, device=device, dtype=dtype)
-        view = torch.frombuffer(self._map, dtype=FLOATS[saved.dtype], count=count, offset=saved.begin)
+        view = torch.frombuffer(self._map, dtype=KINDS[saved.dtype], count=count, offset=saved.begin)
         view = view.view(saved.shape)
         if torch.device(device).type == "cpu" and dtype != view.dtype:
             tensor = empty(saved.shape, dtype).copy_(view)
         else:
             tensor = view.to(device=device, dtype=dtype)
-        if tensor.data_ptr() != view.data_ptr() and hasattr(self._map, "madvise"):
-            first = -(-saved.begin // mmap.PAGESIZE) * mmap.PAGESIZE  # whole pages of this tensor alone
-            last = saved.end // mmap.PAGESIZE * mmap.PAGESIZE
-            if last > first:
-                self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
+        if tensor.data_ptr() != view.data_ptr():
+            self.forget(saved)
         return tensor
+
+    def forget(self, saved: Saved) -> None:
+        """Give back the pages of a tensor that is not needed any more, as far as they are its alone."""
+        first = -(-saved.begin // mmap.PAGESIZE) * mmap.PAGESIZE
+        last = saved.end // mmap.PAGESIZE * mmap.PAGESIZE
+        if last > first and hasattr(self._map, "madvise"):
+            self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
 
 
 def empty(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:

@@ -14,6 +14,8 @@ import torch
 
 from castor.nn.attention import TokenPlaces
 
+SCALE = torch.bfloat16  # of keys and values kept as int8
+
 
 class LayerShape(NamedTuple):
     """A layer with keys of its own: its kind, number of key heads and head dim."""
@@ -24,7 +26,10 @@ class LayerShape(NamedTuple):
 
 
 class BlockStore:
-    """Keys and values of every layer, [block, token, 2, K, H]. Block 0 belongs to nobody: padding is written there."""
+    """Keys and values of every layer, [block, token, 2, K, H]. Block 0 belongs to nobody: padding is written there.
+
+    With `is_int8` they are whole numbers, and `scales` [block, token, 2, K] holds what each head of a token is times.
+    """
 
     def __init__(
         self,
@@ -33,18 +38,39 @@ class BlockStore:
         block_tokens: int,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        *,
+        is_int8: bool = False,
     ) -> None:
         """`num_blocks` of each kind, block 0 among them."""
         self.shapes = shapes
+        kept = torch.int8 if is_int8 else dtype
         self.rooms = [
-            torch.zeros(num_blocks[kind], block_tokens, 2, heads, dim, device=device, dtype=dtype)
+            torch.zeros(num_blocks[kind], block_tokens, 2, heads, dim, device=device, dtype=kept)
             for kind, heads, dim in shapes  # zeros, because what is not yet written must be finite, though masked
         ]
+        self.scales = [torch.zeros(room.shape[:-1], device=device, dtype=SCALE) for room in self.rooms if is_int8]
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of all of it."""
+        return sum(tensor.nbytes for tensor in (*self.rooms, *self.scales))
 
 
-def block_bytes(shapes: Sequence[LayerShape], kind: str, block_tokens: int, dtype: torch.dtype) -> int:
+def block_bytes(
+    shapes: Sequence[LayerShape], kind: str, block_tokens: int, dtype: torch.dtype, *, is_int8: bool = False
+) -> int:
     """Memory that one block takes in all layers of its kind."""
-    return sum(2 * heads * dim for of, heads, dim in shapes if of == kind) * block_tokens * dtype.itemsize
+    of_head = [(heads, dim + SCALE.itemsize if is_int8 else dim * dtype.itemsize) for _, heads, dim in shapes]
+    return block_tokens * sum(
+        2 * heads * size for (heads, size), shape in zip(of_head, shapes, strict=True) if shape.kind == kind
+    )
+
+
+def int8_heads(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Vectors [..., H] as whole numbers and the scale of each, [...]; the largest number is 127."""
+    scale = (x.abs().amax(-1).float() / 127).to(SCALE)
+    share = x.float() / scale.float().clamp_min(1e-30)[..., None]
+    return share.round().clamp(-127, 127).to(torch.int8), scale
 
 
 class RowBlocks(NamedTuple):
@@ -77,7 +103,15 @@ class BlockCache:
         kind, heads, dim = self.store.shapes[layer]
         room, rows = self.store.rooms[layer], self.rows[kind]
         new_X2KH = torch.stack([key_BKTH, value_BKTH], 2).permute(0, 3, 2, 1, 4).flatten(0, 1)
+        blocks, num_rows = rows.table_BN.flatten(), len(rows.table_BN)
+        if self.store.scales:
+            scales = self.store.scales[layer]
+            new_X2KH, scale_X2K = int8_heads(new_X2KH)
+            scales.view(-1, 2, heads).index_copy_(0, rows.slot_X, scale_X2K)
         room.view(-1, 2, heads, dim).index_copy_(0, rows.slot_X, new_X2KH.to(room.dtype))
-        held = room.flatten(1).index_select(0, rows.table_BN.flatten()).view(len(rows.table_BN), -1, 2, heads, dim)
-        held_2BKSH = held.to(key_BKTH.dtype).permute(2, 0, 3, 1, 4)
+        held = room.flatten(1).index_select(0, blocks).view(num_rows, -1, 2, heads, dim).to(key_BKTH.dtype)
+        if self.store.scales:
+            scale = scales.flatten(1).index_select(0, blocks).view(num_rows, -1, 2, heads, 1)
+            held = held * scale.to(held.dtype)
+        held_2BKSH = held.permute(2, 0, 3, 1, 4)
         return held_2BKSH[0], held_2BKSH[1]

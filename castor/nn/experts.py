@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from castor.nn.norm import RMSNorm
+from castor.nn.packed import Packed, product
 
 
 class Router(nn.Module):
@@ -42,6 +43,7 @@ class Experts(nn.Module):
 
     def __init__(self, dim: int, inner_dim: int, num_experts: int) -> None:
         super().__init__()
+        self.num_experts = num_experts
         self.gate_up_proj = nn.Parameter(torch.empty(num_experts, 2 * inner_dim, dim))
         self.down_proj = nn.Parameter(torch.empty(num_experts, dim, inner_dim))
 
@@ -55,7 +57,7 @@ class Experts(nn.Module):
         """Each token through its K experts, summed with its weights, [X, D]."""
         expert_S = expert_XK.flatten()  # S: every token once for each of its experts
         order_S = expert_S.argsort(stable=True)
-        num_E = torch.zeros(len(self.down_proj), dtype=torch.int32, device=x_XD.device)
+        num_E = torch.zeros(self.num_experts, dtype=torch.int32, device=x_XD.device)
         num_E = num_E.scatter_add(0, expert_S, torch.ones_like(expert_S, dtype=torch.int32))
         ends_E = num_E.cumsum(0, dtype=torch.int32)
         gate_SF, up_SF = grouped_product(x_XD[order_S // expert_XK.shape[1]], self.gate_up_proj, ends_E).chunk(2, -1)
@@ -65,17 +67,27 @@ class Experts(nn.Module):
         return summed_XD.to(x_XD.dtype)
 
 
-def grouped_product(x_SD: torch.Tensor, weight_EFD: torch.Tensor, ends_E: torch.Tensor) -> torch.Tensor:
+def grouped_product(x_SD: torch.Tensor, weight_EFD: torch.Tensor | Packed, ends_E: torch.Tensor) -> torch.Tensor:
     """Rows up to `ends_E[e]`, from the expert before on, times the matrix of expert e, [S, F].
 
     In autocast's type where that is on. One kernel where there is one for this device, type and shape.
     """
+    if isinstance(weight_EFD, Packed):
+        return packed_grouped_product(x_SD, weight_EFD, ends_E)
     kind = x_SD.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight_EFD.dtype
     x_SD, weight_EFD = x_SD.to(dtype), weight_EFD.to(dtype)
     if has_grouped_kernel(x_SD, weight_EFD):
         return F.grouped_mm(x_SD, weight_EFD.transpose(1, 2), offs=ends_E)
     return plain_grouped_product(x_SD, weight_EFD, ends_E)
+
+
+def packed_grouped_product(x_SD: torch.Tensor, weights: Packed, ends_E: torch.Tensor) -> torch.Tensor:
+    """`grouped_product` of packed matrices, whose rows lie one expert behind the other."""
+    codes, scales = (tensor.unflatten(0, (len(ends_E), -1)) for tensor in weights.packed)
+    runs = x_SD.split(ends_E.diff(prepend=ends_E.new_zeros(1)).tolist())
+    num_rows = weights.num_rows // len(ends_E)
+    return torch.cat([product(run_SD, codes[e], scales[e], num_rows) for e, run_SD in enumerate(runs) if len(run_SD)])
 
 
 def has_grouped_kernel(x_SD: torch.Tensor, weight_EFD: torch.Tensor) -> bool:

@@ -26,6 +26,7 @@ from castor.log import LiveLine, read_metrics
 from castor.models.adapter import save_adapter
 from castor.models.codec import ImageCodec
 from castor.models.extend import train_rows
+from castor.models.packing import packing_of
 from castor.nn.lora import ATTENTION, FEED_FORWARD, LoraConfig, add_adapters, merge_adapters
 from castor.nn.lowbit import Form, quantise_linears, weight_bytes
 from castor.recipes.held_out import HeldOut, told
@@ -154,6 +155,10 @@ class Finetune:
         """The model, with the senses asked for, and the ids that they add."""
         is_light = self.device.startswith("cuda") and not self.is_whole  # weights that stay as they are
         model = load(self.config.model, device="cpu", precision="bfloat16" if is_light else "float32")
+        if packing_of(model.decoder) is not None:
+            raise ValueError(
+                f"model={self.config.model!r}: packed weights cannot be trained; start from the whole ones"
+            )
         if not self.config.senses:
             return model, None
         places = (Path(self.config.codec), SHIPPED / self.config.codec)

@@ -1,0 +1,133 @@
+"""The compiled products of `lowbit.c`, where they were built: found once, called by address.
+
+`hatch_build.py` builds them when the package is installed and a C compiler is there; `python hatch_build.py` does so by
+hand. Without them, or with CASTOR_KERNELS=0, `packed.py` computes the same in plain PyTorch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from functools import cache
+from pathlib import Path
+
+import torch
+
+LIBRARY = Path(__file__).with_name("_lowbit.so")
+LEVELS = ("none", "AVX2", "AVX-512 VNNI", "AMX int8")
+
+
+class Kernels:
+    """The library, the best level of instructions that this processor has, and the threads that PyTorch uses."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.level = int(library.castor_lowbit_level())
+        pointer, number = ctypes.c_void_p, ctypes.c_long
+        self._product = library.castor_lowbit_product
+        self._product.argtypes = [pointer] * 4 + [number] * 3 + [ctypes.c_int] * 4 + [pointer]
+        self._rows = library.castor_lowbit_rows
+        self._rows.argtypes = [pointer] * 4 + [number] * 2 + [ctypes.c_int]
+        self._rows.restype = None
+        self._pack = library.castor_lowbit_pack
+        self._pack.argtypes = [pointer] + [number] * 2 + [ctypes.c_int] * 2 + [pointer, ctypes.c_int]
+        self._pack.argtypes = [*self._pack.argtypes, pointer, pointer, ctypes.c_int, pointer]
+        self._pack.restype = None
+        self._read = library.castor_lowbit_read
+        self._read.argtypes = [pointer, number, number, ctypes.c_int, pointer]
+        self._read.restype = None
+        self._parallel = _parallel()
+
+    def product(
+        self, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, num_outputs: int, level: int | None = None
+    ) -> torch.Tensor:
+        """x [..., D] in float32 or bfloat16 times the packed matrix, [..., num_outputs] in the type of x."""
+        x = x.contiguous()
+        *rows, num_inputs = x.shape
+        y = x.new_empty(*rows, num_outputs)
+        bits = 4 if codes.shape[2] == 4 else 8
+        failed = self._product(
+            codes.data_ptr(),
+            scales.data_ptr(),
+            x.data_ptr(),
+            y.data_ptr(),
+            x.numel() // num_inputs,
+            num_outputs,
+            num_inputs,
+            bits,
+            x.dtype == torch.bfloat16,
+            self.level if level is None else level,
+            torch.get_num_threads(),
+            self._parallel,
+        )
+        if failed:
+            raise MemoryError(f"no memory for a product of {list(x.shape)} numbers")
+        return y
+
+    def rows(self, ids: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, num_inputs: int) -> torch.Tensor:
+        """The rows of a packed matrix that int64 `ids` name, float32 [..., num_inputs]."""
+        ids = ids.contiguous()
+        out = torch.empty(*ids.shape, num_inputs)
+        bits = 4 if codes.shape[2] == 4 else 8
+        self._rows(codes.data_ptr(), scales.data_ptr(), ids.data_ptr(), out.data_ptr(), ids.numel(), num_inputs, bits)
+        return out
+
+    def pack(
+        self, weight_FD: torch.Tensor, bits: int, shares: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Codes and scales of a matrix in float32 or bfloat16, each group's scale the best of `shares`.
+
+        None where the processor has no AVX-512.
+        """
+        if self.level < LEVELS.index("AVX-512 VNNI"):
+            return None
+        weight_FD, shares = weight_FD.contiguous(), shares.float().contiguous()
+        num_rows, num_inputs = weight_FD.shape
+        tiles, groups = -(-num_rows // 16), -(-num_inputs // 32)
+        codes = torch.empty(tiles, groups, bits, 16, 4, dtype=torch.uint8)
+        scales = torch.empty(tiles, groups, 16, dtype=torch.bfloat16)
+        self._pack(
+            weight_FD.data_ptr(),
+            num_rows,
+            num_inputs,
+            weight_FD.dtype == torch.bfloat16,
+            bits,
+            shares.data_ptr(),
+            len(shares),
+            codes.data_ptr(),
+            scales.data_ptr(),
+            torch.get_num_threads(),
+            self._parallel,
+        )
+        return codes, scales
+
+    def read(self, tensor: torch.Tensor, chunk_bytes: int) -> None:
+        """Read whole chunks of a contiguous tensor's memory once, to see how long that takes."""
+        assert chunk_bytes % 128 == 0 and tensor.is_contiguous()
+        self._read(tensor.data_ptr(), tensor.nbytes, chunk_bytes, torch.get_num_threads(), self._parallel)
+
+
+@cache
+def kernels() -> Kernels | None:
+    """The compiled products; None where they were not built, do not load or do not fit this processor."""
+    if os.environ.get("CASTOR_KERNELS") == "0" or not LIBRARY.is_file():
+        return None
+    try:
+        found = Kernels(ctypes.CDLL(str(LIBRARY)))
+    except (OSError, AttributeError):  # of another platform, or of an older version
+        return None
+    return found if found.level else None
+
+
+def _parallel() -> int | None:
+    """The address of GOMP_parallel in the OpenMP runtime that PyTorch has loaded; None: one thread."""
+    if not os.path.exists("/proc/self/maps"):
+        return None
+    with open("/proc/self/maps", encoding="utf-8") as file:
+        paths = {line.split(maxsplit=5)[5].strip() for line in file if len(line.split(maxsplit=5)) == 6}
+    for path in sorted(paths):
+        if Path(path).name.startswith(("libgomp", "libomp", "libiomp")):
+            try:
+                return ctypes.cast(ctypes.CDLL(path).GOMP_parallel, ctypes.c_void_p).value
+            except (OSError, AttributeError):
+                continue
+    return None
