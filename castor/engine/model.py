@@ -235,7 +235,8 @@ class Model:
 
         `dimensions` keeps that many numbers of each, made a vector of length 1 again (Matryoshka, Kusupati et al.
         2022). `task` is the name of what the vectors are for, such as "Retrieval-query"; it puts the published words
-        for it, or the checkpoint's own, before a prompt's text. ValueError where the model has no head for it, or not these.
+        for it, or the checkpoint's own, before a prompt's text. ValueError where the model has no head for it, or not
+        these.
 
         >>> model.embed("a red circle", [castor.Image("photo.png")], dimensions=256)
         """
