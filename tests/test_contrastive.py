@@ -89,7 +89,7 @@ def rendered(model: Model, num: int, first: int = 0) -> list[Rendered]:
         return model.renderer.encode_task([Message.user(" ".join(words[(i + k * k) % 8] for k in range(2 + i % 4)))])
 
     return [
-        Rendered(encode(i), encode(i + 3), encode(i + 5) if i % 3 else None, i, 100 + i)
+        Rendered(encode(i), encode(i + 4), encode(i + 5) if i % 3 else None, i, 100 + i)
         for i in range(first, first + num)
     ]
 

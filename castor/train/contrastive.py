@@ -39,7 +39,7 @@ class ContrastiveConfig:
     hold_chunks: int = 16  # a part of more chunks than this runs twice instead of keeping its activations
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature:
+        if not self.temperature > 0:
             raise ValueError(f"temperature={self.temperature} must be positive")
         if not self.dimensions or list(self.dimensions) != sorted(set(self.dimensions), reverse=True):
             raise ValueError(f"dimensions={self.dimensions} must fall, the whole vector first")
@@ -119,8 +119,10 @@ class _Twice(torch.autograd.Function):
         device = entry.device.type
         ctx.model, ctx.batch = model, batch
         ctx.autocast = {
-            "device_type": device, "enabled": torch.is_autocast_enabled(device), "dtype": torch.get_autocast_dtype(device)
-        }  # fmt: skip
+            "device_type": device,
+            "enabled": torch.is_autocast_enabled(device),
+            "dtype": torch.get_autocast_dtype(device),
+        }
         return torch.cat([model.vectors(chunk, unit=False) for chunk in batch.chunks])
 
     @staticmethod

@@ -6,8 +6,8 @@ from threading import BrokenBarrierError
 from typing import Any
 
 import torch
-from torch import multiprocessing
 from torch import distributed as dist
+from torch import multiprocessing
 
 from castor.train.contrastive import PairVectors
 
