@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import torch
 
-from castor.checkpoint import load_tensors, save_json
+from castor.checkpoint import load_metadata, load_tensors, save_json
 from castor.config import to_dict
 from castor.data.loader import LoadedBatch, Loader, LoaderConfig
 from castor.data.pairs import PairLoader
@@ -171,6 +171,8 @@ class EmbedRun:
 
     @property
     def _first_code(self) -> int:
+        if self.model.codec is None:  # no codes
+            return self.decoder.config.text.vocab_size
         return self.model.renderer.space.first_code
 
     def tasks(self, stage: str) -> dict[str, Any]:
@@ -243,18 +245,23 @@ class EmbedRun:
         batches = self._batches(stage, steps)
         marks = soup_marks(steps, self.config.soup) if stage == "fine" else [steps]
         for mark in marks:
+            if self._reached(stage) < mark:
+                result = fit(
+                    self.decoder, loss, batches, self._fit_config(stage, steps), self.folder / stage,
+                    title=stage, stop_after=mark, workers=self.workers(),
+                )  # fmt: skip
+                if result.step < mark or result.interrupted:
+                    return False
             kept = self.folder / f"soup-{mark}.safetensors"
-            if kept.exists():
-                continue
-            result = fit(
-                self.decoder, loss, batches, self._fit_config(stage, steps), self.folder / stage,
-                title=stage, stop_after=mark, workers=self.workers(),
-            )  # fmt: skip
-            if result.step < mark or result.interrupted:
-                return False
-            if len(marks) > 1:
+            if len(marks) > 1 and self._reached(stage) == mark and not kept.exists():
                 kept.write_bytes((self.folder / stage / STATE_FILE).read_bytes())
+        take_weights(self.decoder, self.folder / stage / STATE_FILE)
         return True
+
+    def _reached(self, stage: str) -> int:
+        """The step of the stage's saved state."""
+        path = self.folder / stage / STATE_FILE
+        return int(load_metadata(path)["step"]) if path.exists() else 0
 
     def _batches(self, stage: str, steps: int) -> Callable[..., Iterator[LoadedBatch]]:
         return self.loader(stage, steps).batches
@@ -292,8 +299,11 @@ class EmbedRun:
                 )
 
     def model_now(self) -> Model:
-        """The model with the weights as they stand."""
-        return Model(self.decoder, self.model.renderer, self.model.codec, card=self.model.card)
+        """The model with the weights as they stand, and layers for batches of any shape."""
+        with torch.device("meta"):
+            decoder = Decoder(self.decoder.config)
+        decoder.load_state_dict(self.decoder.state_dict(), assign=True)
+        return Model(decoder, self.model.renderer, self.model.codec, card=self.model.card)
 
     def finished(self) -> Model:
         """The trained model, its soup taken."""
@@ -302,8 +312,11 @@ class EmbedRun:
             self.decoder.load_state_dict(average([weights_in(path) for path in kept]))
             self.say(f"averaged {len(kept)} states of the last quarter")
         names = {"out": "", "data": "", "model": Path(self.config.model).name}  # no paths of this machine
-        card = self.model.card | {"embedding": to_dict(self.config) | names | {"sources": sorted(self.sources)}}
-        return Model(self.decoder, self.model.renderer, self.model.codec, card=card)
+        model = self.model_now()
+        model.card = self.model.card | {
+            "embedding": to_dict(self.config) | names | {"sources": sorted(self.sources)},
+        }
+        return model
 
 
 def soup_marks(steps: int, count: int) -> list[int]:

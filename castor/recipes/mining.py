@@ -73,11 +73,9 @@ class PoolMiner:
 
     def _look(self, pool: MinedPairs) -> dict[str, object]:
         pairs = [pool.at(number) for number in range(POOL)]
-        self.model.decoder.eval()
         query_NE, target_NE = (
             self.model.embed(*([getattr(pair, side)] for pair in pairs)).numpy() for side in ("query", "target")
         )
-        self.model.decoder.train()
         near_NN = query_NE @ target_NE.T
         same_NN = same_meaning(pairs)
         kept = filtered_pairs(near_NN, same_NN, FILTER_SHARE)
