@@ -27,7 +27,7 @@ def finetuned() -> FinetuneConfig:
 
 
 def embedding() -> EmbedConfig:
-    """A model that writes learns to make vectors of any medium, in minutes (`castor train embed model=FOLDER`)."""
+    """A model that writes learns to make vectors, 15 minutes on two CPU cores (`castor train embed model=FOLDER`)."""
     return EmbedConfig()
 
 

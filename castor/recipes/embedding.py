@@ -23,6 +23,7 @@ from castor.checkpoint import load_metadata, load_tensors, save_json
 from castor.config import to_dict
 from castor.data.loader import LoadedBatch, Loader, LoaderConfig
 from castor.data.pairs import PairLoader
+from castor.data.real.pairs import RealPairs
 from castor.engine.model import Model, find_folder, load
 from castor.models.config import ModelConfig
 from castor.models.decoder import Decoder
@@ -293,7 +294,7 @@ class EmbedRun:
         """Hard negatives and filtered pairs of the real sets, found once with the model as it stands."""
         miner = PoolMiner(self.model_now(), self.config.mine_rank, self.folder / "mined", self.say)
         for name, source in self.sources.items():
-            if hasattr(source, "data"):  # a finite set
+            if isinstance(source, RealPairs):  # a finite set
                 self.sources[name] = miner.source(
                     name, source, negatives=self.config.hard_negatives == "mined", filtered=self.config.filter
                 )

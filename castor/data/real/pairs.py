@@ -133,7 +133,11 @@ class RealPairs:
 
     def __init__(self, name: str, data: RealData, split: str = "train") -> None:
         self.name, self.data, self.split = name, data, split
-        self.hub = Hub(data, split)
+
+    @cached_property
+    def hub(self) -> Hub:
+        """The concepts."""
+        return Hub(self.data, self.split)
 
     def rows(self, name: str) -> list[Row]:
         """The rows of a set in this split."""
@@ -160,7 +164,7 @@ class RealPairs:
         return json_lines(root / "text" / "number_words.jsonl") if root else []
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"name": self.name, "data": self.data, "split": self.split, "hub": self.hub}
+        return {"name": self.name, "data": self.data, "split": self.split}
 
 
 def _by_digit(rows: list[Row]) -> dict[int, list[Row]]:
