@@ -123,13 +123,13 @@ class EmbedRun:
             raise ValueError(f"model={config.model!r}: only our own models and embedding_gemma2 learn to make vectors")
         if config.generation and not isinstance(self.model.renderer, Renderer):
             raise ValueError(f"generation={config.generation}: {config.model!r} does not write")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        keep_settings(self.folder, config)
-        self.notes = Notes(self.folder / "plan.json")
         decoder = with_embedding_head(self.model.decoder, config.loss.dimensions[0], config.seed).to(self.device)
         self.compiles = config.compile and (self.device != "cpu" or can_compile())
         self.decoder = decoder.compile_layers() if self.compiles else decoder
         data = real_data(config.data)
+        self.folder.mkdir(parents=True, exist_ok=True)  # from here on the folder is bound to these settings
+        keep_settings(self.folder, config)
+        self.notes = Notes(self.folder / "plan.json")
         say(f"pairs from Diorama and {len(data.sources)} real sets" if data.sources else "pairs from Diorama alone")
         self.sources: dict[str, Any] = pair_sources(config.seed, data)
         self.processes = int(self.notes.once("processes", self._num_processes))
