@@ -37,6 +37,7 @@ Castor reads text, pictures, sound, video and pages, and writes text and picture
   castor chat                                      talk to it; /help lists what you can show it
   castor speedrun                                  train a small model from nothing on this machine
   castor eval --limit 50                           score every ability, with chance beside it
+  castor eval --embedding --model NAME             score vectors: how well each medium finds the others
   castor pull google/gemma-4-E2B-it                fetch a published model, then: castor chat --model NAME
   castor embed --model NAME "a red dog" --image a.png   vectors of texts and files, by a model that makes them
   castor serve                                     answer clients of the Gemini and OpenAI APIs
@@ -69,6 +70,7 @@ Trains tokenizer, image codec and model, stage by stage.
   castor train atom minutes=30 out=runs/mine
   castor train atom examples=mine.jsonl data=FOLDER
   castor train finetune model=atom examples=mine.jsonl out=runs/mine method=full|lora|qlora rank=16
+  castor train embed model=FOLDER out=runs/embed minutes=15      a head that makes vectors of any medium
 
 {_SETTINGS}
 """
@@ -269,6 +271,9 @@ def run_speedrun(arguments: Any) -> int:
 
 def run_eval(arguments: Any) -> None:
     """castor eval: a table, and the report in the files asked for."""
+    if arguments.embedding:
+        run_eval_embedding(arguments)
+        return
     from rich.console import Console
 
     from castor.evals.table import report_table
@@ -276,14 +281,34 @@ def run_eval(arguments: Any) -> None:
 
     model = _load(arguments)
     report = evaluate_model(
-        model, limit=arguments.limit, data=arguments.data, seed=arguments.seed, records_path=arguments.records
+        model, limit=arguments.limit or 100, data=arguments.data, seed=arguments.seed, records_path=arguments.records
     )
     Console().print(report_table(report, slices=arguments.slices))
+    _write_report(arguments, report)
+
+
+def _write_report(arguments: Any, report: Any) -> None:
     for path, text in ((arguments.json, report.dumps), (arguments.markdown, report.to_markdown)):
         if path:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             Path(path).write_text(text(), encoding="utf-8")
             print(path)
+
+
+def run_eval_embedding(arguments: Any) -> None:
+    """castor eval --embedding: recall of pools, by size and storage of vectors."""
+    if arguments.records or arguments.slices:
+        raise ValueError("--embedding has no answers to record, and always shows its slices")
+    from rich.console import Console
+
+    from castor.evals.table import retrieval_tables
+    from castor.recipes.retrieval import evaluate_embedding
+
+    model = _load(arguments)
+    report = evaluate_embedding(model, limit=arguments.limit or 1000, data=arguments.data, seed=arguments.seed)
+    for table in retrieval_tables(report):
+        Console().print(table)
+    _write_report(arguments, report)
 
 
 def run_data_make(arguments: Any) -> None:

@@ -76,7 +76,10 @@ def embed_options(parser: Any) -> None:
 
 def eval_options(parser: Any) -> None:
     """castor eval."""
-    parser.add_argument("--limit", type=whole, default=100, help="examples for each ability (default: 100)")
+    parser.add_argument(
+        "--limit", type=whole, help="examples for each ability (default: 100), or pairs of each pool (default: 1000)"
+    )
+    parser.add_argument("--embedding", action="store_true", help="score the vectors instead: how well they find")
     parser.add_argument("--data", metavar="FOLDER", help="also score on real data in this folder")
     parser.add_argument("--seed", type=int, default=0, help="seed of the intervals and of chance (default: 0)")
     parser.add_argument("--json", metavar="FILE", help="also write the whole report as JSON")

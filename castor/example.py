@@ -1,4 +1,4 @@
-"""Example: a conversation with its known answer, the unit that trains, evaluates and rewards.
+"""Example: a conversation with its known answer, the unit that trains, evaluates and rewards; Pair, that of vectors.
 
 It leaves out how an answer is scored: that is a `Task`.
 """
@@ -63,3 +63,23 @@ class Example:
             tags=tuple(obj.get("tags", ())),
             meta=dict(obj.get("meta", {})),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A query and what it should find: the unit that trains and scores vectors.
+
+    `negative` is what it should not find though it is near. Two queries with one `query_key` mean the same, as do two
+    targets with one `target_key`. `query_task` and `target_task` name the words before a text, for pairs of texts.
+    """
+
+    query: Message
+    target: Message
+    source: str
+    query_key: str
+    target_key: str
+    negative: Message | None = None
+    query_task: str = ""
+    target_task: str = ""
+    language: str = "en"
+    tags: tuple[str, ...] = ()

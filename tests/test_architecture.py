@@ -60,7 +60,7 @@ LONG_FUNCTIONS: dict[str, str] = {}
 
 # Standard library and the heavy packages that may only be imported where they are used, never at import time.
 LAZY_PACKAGES = {"av", "soundfile", "soxr", "pypdfium2", "matplotlib", "transformers", "espeakng_loader"}
-LAZY_PACKAGES |= {"huggingface_hub", "tokenizers", "gguf", "llguidance"}
+LAZY_PACKAGES |= {"huggingface_hub", "tokenizers", "gguf", "llguidance", "mteb", "datasets"}
 
 PUBLIC = {
     "Audio",

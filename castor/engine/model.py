@@ -245,14 +245,18 @@ class Model:
         """One vector of length 1 for every prompt, float32 [N, E] on the CPU, whatever mix of media a prompt is.
 
         `dimensions` keeps that many numbers of each, made a vector of length 1 again (Matryoshka, Kusupati et al.
-        2022). `task` is the checkpoint's name for what the vectors are for, such as "Retrieval-query"; it puts the
-        checkpoint's own words before a prompt's text. ValueError where the model has no head for it, or not these.
+        2022). `task` is the name of what the vectors are for, such as "Retrieval-query"; it puts the published words
+        for it, or the checkpoint's own, before a prompt's text. ValueError where the model has no head for it, or not
+        these.
 
         >>> model.embed("a red circle", [castor.Image("photo.png")], dimensions=256)
         """
         most = self.decoder.config.text.embedding_dim
-        if most is None or not isinstance(self.renderer, EmbeddingRenderer):
-            raise ValueError("this checkpoint has no embedding head; it writes, but does not embed")
+        if most is None or not isinstance(self.renderer, Renderer | EmbeddingRenderer):
+            raise ValueError(
+                "this checkpoint has no embedding head; it writes, but does not embed. One of ours gets a head by: "
+                "castor train embed model=FOLDER out=FOLDER"
+            )
         if dimensions is not None and not 1 <= dimensions <= most:
             raise ValueError(f"dimensions={dimensions} must be from 1 to {most}, the numbers in this model's vectors")
         sequences = [self.renderer.encode_task(_messages(prompt), task) for prompt in prompts]

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from castor.evals.report import Report, Row
+from castor.evals.retrieval import RetrievalReport
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -50,3 +51,22 @@ def _cells(row: Row, *, is_first: bool) -> list[str]:
         row.number(row.chance),
         f"[{style}]{word}[/{style}]",
     ]
+
+
+def retrieval_tables(report: RetrievalReport) -> list["Table"]:
+    """Two rich tables: the pools with whole vectors, and what smaller vectors keep."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    tables = []
+    for names, rows in (
+        (("pool", "slice", "queries", "targets", "R@1", "95 %", "R@5", "nDCG@10", "chance"), report.cells()),
+        (("dimensions", "storage", "mean R@1", "kept"), report.kept_cells()),
+    ):
+        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for number, name in enumerate(names):
+            table.add_column(name, justify="left" if number < 2 else "right")
+        for cells in rows:
+            table.add_row(*cells)
+        tables.append(table)
+    return tables

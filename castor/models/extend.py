@@ -1,4 +1,4 @@
-"""New senses for old weights: a model that reads pictures learns to draw them.
+"""New senses for old weights: a model that reads pictures learns to draw them, one that writes gets a head to embed.
 
 Its id space gets the codes of an image codec, its embedding table their rows; every weight that was there stays. The
 new rows begin as the mean of the old ones (Hewitt 2021, "Initializing new word embeddings for pretrained language
@@ -17,6 +17,7 @@ from castor.tokens.space import DRAWING, MAX_GRID, DrawnIds
 
 NOISE = 0.05  # of the old rows' spread
 PER_LAYER = "language_model.ple.embed_tokens_per_layer.weight"
+HEAD = "language_model.embedding_projection.weight"
 Space = TypeVar("Space", bound=DrawnIds)
 
 
@@ -46,6 +47,29 @@ def extended_decoder(decoder: Decoder, num_ids: int, num_known: int, seed: int =
     with torch.device("meta"):
         extended = Decoder(config)
     extended.load_state_dict(tensors, assign=True)
+    return extended.requires_grad_(True).train(decoder.training)
+
+
+@torch.no_grad()
+def with_embedding_head(decoder: Decoder, dim: int, seed: int = 0) -> Decoder:
+    """The decoder with a fresh head that makes vectors of `dim` numbers; every weight that was there stays.
+
+    The head begins as a random linear map that keeps lengths (Gemini Embedding 2, section 2). One that has a head
+    already of that size is given back as it is; ValueError for another size.
+    """
+    text = decoder.config.text
+    if text.embedding_dim == dim:
+        return decoder
+    if text.embedding_dim is not None or dim < 1:
+        raise ValueError(f"embedding_dim={dim}: this model has a head of {text.embedding_dim} numbers")
+    kind = "castor"  # no published family both writes and embeds
+    config = dataclasses.replace(decoder.config, text=dataclasses.replace(text, embedding_dim=dim), model_type=kind)
+    with torch.device("meta"):
+        extended = Decoder(config)
+    old_VD = decoder.output_weight_VD
+    generator = torch.Generator().manual_seed(seed)
+    head_ED = torch.randn(dim, text.hidden_size, generator=generator) * text.hidden_size**-0.5
+    extended.load_state_dict({**decoder.state_dict(), HEAD: head_ED.to(old_VD)}, assign=True)
     return extended.requires_grad_(True).train(decoder.training)
 
 

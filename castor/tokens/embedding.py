@@ -16,7 +16,8 @@ from castor.content import Message, Text
 from castor.media.limits import Limits
 from castor.tokens.gemma import GemmaRenderer
 from castor.tokens.gemma_media import GemmaWriter
-from castor.tokens.render import RenderConfig
+from castor.tokens.prompts import prompt_of
+from castor.tokens.render import RenderConfig, parts_to_embed
 from castor.tokens.sequence import Sequence
 from castor.tokens.text_json import JsonTokenizer
 from castor.tokens.video import VideoRule
@@ -57,17 +58,10 @@ class EmbeddingRenderer(GemmaRenderer):
 
     def encode_task(self, messages: list[Message], task: str | None = None) -> Sequence:
         """What the vector of one message of a user's is made of; ValueError names a task that has no text here."""
-        if len(messages) != 1 or messages[0].role != "user":
-            roles = ", ".join(message.role for message in messages)
-            raise ValueError(f"a vector is made of one message from the user, not of {len(messages)} ({roles})")
-        parts = messages[0].parts
-        if not any(not isinstance(part, Text) or part.text for part in parts):
-            raise ValueError("a vector of nothing: give a text, a picture, a sound or a video")
+        parts = parts_to_embed(messages, task)
         writer = GemmaWriter(self)
         writer.ids(self._before)
         if task is not None:
-            if not isinstance(parts[0], Text):
-                raise ValueError(f"task={task!r} is for prompts that begin with a text; media carry no task")
             writer.text(self._prompt(task))
         for part in parts:
             if isinstance(part, Text):
@@ -80,6 +74,4 @@ class EmbeddingRenderer(GemmaRenderer):
     def _prompt(self, task: str) -> str:
         if not self.prompts:
             raise ValueError(f"task={task!r}: this checkpoint has no config_sentence_transformers.json with prompts")
-        if task not in self.prompts:
-            raise ValueError(f"task={task!r} is not one of this checkpoint's: {', '.join(sorted(self.prompts))}")
-        return self.prompts[task]
+        return prompt_of(task, self.prompts)

@@ -23,6 +23,7 @@ import numpy as np
 from castor.content import Audio, Clip, Document, Image, Message, Part, Role, Text, Video
 from castor.media.limits import Limits
 from castor.tokens.audio import HOP, RATE_HZ, USM_COLUMNS, log_mel_frames, raw_frames, usm_frames
+from castor.tokens.prompts import prompt_of
 from castor.tokens.sequence import Sequence
 from castor.tokens.space import DrawnIds, IdSpace
 from castor.tokens.text import BOS_ID, Tokenizer
@@ -133,6 +134,23 @@ class Renderer:
         if reply:
             writer.special("<|turn>")
             writer.ids([self._roles["model"]])
+        return writer.finish()
+
+    def encode_task(self, messages: list[Message], task: str | None = None) -> Sequence:
+        """What the vector of one message of a user's is made of: its parts alone, without a turn.
+
+        `task` puts the words of that name before a text (`prompts.py`). ValueError for an unknown one, or for media.
+        """
+        parts = parts_to_embed(messages, task)
+        writer = Writer(self.config, self.space.special)
+        writer.ids([BOS_ID])
+        if task is not None:
+            first = parts[0]
+            assert isinstance(first, Text)
+            parts = (Text(prompt_of(task) + first.text), *parts[1:])
+        for part in parts:
+            self._write_part(writer, part, False)
+        writer.special("<turn|>")
         return writer.finish()
 
     def _write_part(self, writer: Writer, part: Part, said: bool) -> None:
@@ -283,6 +301,19 @@ class Writer:
             frame_at_S=_stack(self._frame_at, (0,), np.int32),
             clip_S=_stack(self._clip, (0,), np.int32),
         )
+
+
+def parts_to_embed(messages: list[Message], task: str | None) -> tuple[Part, ...]:
+    """The parts of the one message that a vector is made of; ValueError where it is another thing, or empty."""
+    if len(messages) != 1 or messages[0].role != "user":
+        roles = ", ".join(message.role for message in messages)
+        raise ValueError(f"a vector is made of one message from the user, not of {len(messages)} ({roles})")
+    parts = messages[0].parts
+    if not any(not isinstance(part, Text) or part.text for part in parts):
+        raise ValueError("a vector of nothing: give a text, a picture, a sound or a video")
+    if task is not None and not isinstance(parts[0], Text):
+        raise ValueError(f"task={task!r} is for prompts that begin with a text; media carry no task")
+    return parts
 
 
 def read_drawing(stream: Iterator[int], space: DrawnIds, decode_image: DecodeImage | None) -> Image | None:

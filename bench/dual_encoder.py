@@ -1,0 +1,188 @@
+"""A dual encoder in the manner of CLIP at equal compute: the same pairs, minutes and cores as `castor train embed`.
+
+    python bench/dual_encoder.py --minutes 15 --tokenizer castor/weights/atom --out /tmp/dual.json
+
+Two towers that share nothing but the space (Radford et al. 2021; the layout is open_clip's): pictures through the same
+convolutions in front of a transformer, texts through a transformer of their own, sounds through a third; each as wide
+and as deep as `atom`, so that together they are about three times as large. The symmetric in-batch loss with a learned
+temperature, AdamW with weight decay, one thread a core. It starts from nothing, as CLIP does; `--pretrained-minutes`
+adds the minutes that our model had before. Composed queries are left out: two towers cannot take a picture and a text
+together. Every pool is scored by `castor.evals.retrieval`, so that figures stand beside those of `castor eval`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from castor.content import Audio, Image, Message, Text
+from castor.data.real import RealData
+from castor.engine.model import find_folder, load
+from castor.evals.retrieval import Pool, report_of
+from castor.example import Pair
+from castor.models.config import ModelConfig
+from castor.models.decoder import Decoder
+from castor.models.extend import with_embedding_head
+from castor.recipes.pairs import WORLD_TASKS, RenderPair, key_of, pair_sources
+from castor.recipes.real import real_data
+from castor.recipes.retrieval import real_pools, world_pools
+from castor.runtime import hardware, prepare_cpu
+from castor.tokens.pack import collate
+from castor.tokens.render import Renderer
+from castor.tokens.sequence import Sequence
+from castor.train.optim import count_parameters
+
+TOWERS = {Text: "text", Image: "image", Audio: "audio"}
+DIM = 256
+
+
+class DualEncoder(nn.Module):
+    """One transformer a medium, each with its own head into one space."""
+
+    def __init__(self, config: ModelConfig, seed: int) -> None:
+        super().__init__()
+        self.towers = nn.ModuleDict()
+        for number, name in enumerate(TOWERS.values()):
+            media = {"vision": config.vision if name == "image" else None}
+            media |= {"audio": config.audio if name == "audio" else None}
+            tower = Decoder(dataclasses.replace(config, **media)).init_weights(seed + number)
+            self.towers[name] = with_embedding_head(tower, DIM, seed + number)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def vectors(self, medium: str, sequences: list[Sequence]) -> torch.Tensor:
+        """float32 [N, DIM], of length 1, in the order given: padded, as a dual encoder's batches are."""
+        batch = collate([[sequence] for sequence in sequences], max(map(len, sequences)))
+        return self.towers[medium].vectors(batch)
+
+    def loss(self, query_NE: torch.Tensor, target_NE: torch.Tensor) -> torch.Tensor:
+        """The symmetric cross-entropy over the batch."""
+        logits_NN = self.log_scale.exp().clamp(max=100) * query_NE @ target_NE.T
+        own_N = torch.arange(len(logits_NN))
+        return (F.cross_entropy(logits_NN, own_N) + F.cross_entropy(logits_NN.T, own_N)) / 2
+
+
+def medium_of(message: Message) -> str | None:
+    """The tower of a message; None where it has several parts, or a film."""
+    kinds = {type(part) for part in message.parts}
+    return TOWERS.get(next(iter(kinds))) if len(message.parts) == 1 else None
+
+
+def batch_of(source: Any, render: RenderPair, size: int, rng: random.Random) -> tuple[list[Pair], list[Any]] | None:
+    """Pairs of different meaning and their sequences; None where a pair has no tower."""
+    pairs: dict[int, Pair] = {}
+    for _ in range(4 * size):
+        pair = source.pair(rng)
+        if medium_of(pair.query) is None or medium_of(pair.target) is None:
+            return None
+        pairs.setdefault(key_of(pair.target_key), pair)
+        if len(pairs) == size:
+            break
+    chosen = list(pairs.values())
+    return chosen, [render(pair, rng) for pair in chosen]
+
+
+def kind_of(pair: Pair) -> tuple[str, str]:
+    """The towers of a pair."""
+    return str(medium_of(pair.query)), str(medium_of(pair.target))
+
+
+def train(
+    model: DualEncoder, sources: dict[str, Any], render: RenderPair, minutes: float, size: int, rate: float
+) -> int:
+    """Steps of one task each at our rates, until the minutes are over; gives how many there were."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.1, betas=(0.9, 0.98))
+    rates = {name: WORLD_TASKS[name][1][0] if name in WORLD_TASKS else 0.4 for name in sources}
+    rng, start_s, step, share = random.Random(0), time.monotonic(), 0, 0.0
+    while share < 1:
+        name = rng.choices(list(rates), list(rates.values()))[0]
+        made = batch_of(sources[name], render, size, rng)
+        if made is None or len(made[0]) < 2:
+            del rates[name]
+            continue
+        pairs, rendered = made
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * share))
+        loss = torch.zeros(())
+        for kind in sorted({kind_of(pair) for pair in pairs}):
+            own = [one for pair, one in zip(pairs, rendered, strict=True) if kind_of(pair) == kind]
+            if len(own) < 2:
+                continue
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                query_NE = model.vectors(kind[0], [one.query for one in own])
+                target_NE = model.vectors(kind[1], [one.target for one in own])
+            loss = model.loss(query_NE.float(), target_NE.float())
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        step += 1
+        share = (time.monotonic() - start_s) / (60 * minutes)
+        if step % 50 == 0:
+            print(f"step {step}  {100 * share:.0f} %  {name}  loss {float(loss.detach()):.3f}", flush=True)
+    return step
+
+
+@torch.inference_mode()
+def pool_vectors(model: DualEncoder, render: RenderPair, messages: list[Message]) -> np.ndarray:
+    """Vectors of one side of a pool, 64 at a time."""
+    found = []
+    for first in range(0, len(messages), 64):
+        part = messages[first : first + 64]
+        found += [model.vectors(str(medium_of(message)), [render.renderer.encode_task([message])]) for message in part]
+    return torch.cat(found).numpy()
+
+
+def score(model: DualEncoder, render: RenderPair, pools: dict[str, list[Pair]]) -> Any:
+    """The pools that two towers can take, in a report of ours."""
+    made = []
+    for name, pairs in pools.items():
+        if any(medium_of(message) is None for pair in pairs for message in (pair.query, pair.target)):
+            continue
+        keys = np.array([pair.target_key for pair in pairs])
+        sides = [pool_vectors(model, render, [getattr(pair, side) for pair in pairs]) for side in ("query", "target")]
+        made.append(Pool(name, sides[0], sides[1], keys[:, None] == keys[None]))
+    return report_of(made, (DIM,), {"hardware": hardware()})
+
+
+def main() -> None:
+    """Train, score, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=15.0)
+    parser.add_argument("--pretrained-minutes", type=float, default=0.0, help="minutes our model was trained before")
+    parser.add_argument("--tokenizer", default="atom", help="model whose tokenizer and size are taken")
+    parser.add_argument("--pairs", type=int, default=128, help="a step")
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--limit", type=int, default=1000, help="pairs of a pool")
+    parser.add_argument("--data", default="")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", default="dual_encoder.json")
+    arguments = parser.parse_args()
+    prepare_cpu(arguments.threads)
+    base = load(find_folder(arguments.tokenizer), device="cpu")
+    assert isinstance(base.renderer, Renderer)
+    model = DualEncoder(base.decoder.config, seed=0)
+    render = RenderPair(base.renderer, 0.0, hard_negatives=False)
+    data: RealData = real_data(arguments.data)
+    print(f"{count_parameters(model.parameters()):,} parameters; {hardware()}")
+    minutes = arguments.minutes + arguments.pretrained_minutes
+    steps = train(model, pair_sources(0, data), render, minutes, arguments.pairs, arguments.rate)
+    model.eval()
+    report = score(model, render, world_pools(arguments.limit, 0) | real_pools(data, arguments.limit))
+    print(report.to_markdown())
+    settings = {"minutes": minutes, "steps": steps, "parameters": count_parameters(model.parameters())}
+    Path(arguments.out).write_text(json.dumps(settings | json.loads(report.dumps()), indent=2), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,359 @@
+"""An embedding run: a trained generating model gets a head for vectors, and learns to make them.
+
+    load -> pre-fine-tuning -> (filter, mine) -> fine-tuning -> soup -> model/
+
+Pre-fine-tuning and fine-tuning are those of Gemini Embedding 2 (`pairs.py`), one task a step. With `generation` above 0
+that share of the steps goes on writing, so that what the model could say is kept. A run that was ended, started again
+with the same command, goes on.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from castor.checkpoint import load_metadata, load_tensors, save_json
+from castor.config import to_dict
+from castor.data.loader import LoadedBatch, Loader, LoaderConfig
+from castor.data.pairs import PairLoader
+from castor.data.real.pairs import RealPairs
+from castor.engine.model import Model, find_folder, load
+from castor.models.config import ModelConfig
+from castor.models.decoder import Decoder
+from castor.models.extend import with_embedding_head
+from castor.recipes.curriculum import SpannedMixture, mixture
+from castor.recipes.mining import PoolMiner
+from castor.recipes.pairs import RenderPair, pair_sources, pair_tasks
+from castor.recipes.real import real_data, real_sources
+from castor.recipes.rendering import RenderExample
+from castor.recipes.settings import Notes, keep_settings
+from castor.runtime import best_precision, can_compile, pick_device, prepare_cpu, threads
+from castor.tokens.batch import Batch
+from castor.tokens.embedding import EmbeddingRenderer
+from castor.tokens.pack import pack
+from castor.tokens.pairs import pack_pairs
+from castor.tokens.render import Renderer
+from castor.train.calibrate import seconds_per_step
+from castor.train.contrastive import ContrastiveConfig, contrastive
+from castor.train.fit import STATE_FILE, FitConfig, fit
+from castor.train.gather import SharedGather
+from castor.train.gradients import LossFunction, LossTerms
+from castor.train.objective import next_token
+from castor.train.optim import OptimConfig
+from castor.train.soup import average
+from castor.train.workers import Workers
+
+STAGES = ("pre", "fine")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig:
+    """How a model learns to make vectors. `castor train embed model=FOLDER` needs no more."""
+
+    model: str = "atom"  # a shipped model, or a model's folder
+    out: str = "runs/embed"
+    minutes: float = 15.0  # of training, both stages together
+    steps: int = 0  # of both stages together, instead of minutes
+    seed: int = 0
+    data: str = ""  # folder of real data; empty: the variable CASTOR_DATA, or Diorama alone
+    pre_share: float = 0.3  # of the run in pre-fine-tuning; 0 leaves it out
+    generation: float = 0.0  # share of the steps that go on writing; 0: staged, else joint
+    task_strings: float = 0.5  # share of the pairs of texts that carry the words of their task
+    hard_negatives: Literal["made", "mined", "none"] = "made"  # mined: also those of real pairs, before fine-tuning
+    mine_rank: int = 4  # the neighbour that a mined negative is
+    filter: bool = False  # leave out real pairs whose target is not near, before fine-tuning
+    soup: int = 1  # states of the last quarter of fine-tuning that are averaged; 1: the last one alone
+    batch_scale: float = 1.0  # on the pairs of every task's step
+    loss: ContrastiveConfig = field(default_factory=ContrastiveConfig)
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(learning_rate=3e-3, other_learning_rate=1.5e-3))
+    warmup: float = 0.05
+    code_weight: float = 0.5  # of a picture code in the loss of writing
+    num_rows: int = 8  # of a chunk
+    row_tokens: int = 256  # the longest film with its sound fits
+    device: str = "auto"
+    num_workers: int = 1  # that make batches, for each training process
+    processes: int = 0  # 0: on a CPU as many as its cores, up to 4
+    compile: bool = True
+    save_every_s: float = 120.0
+
+    def __post_init__(self) -> None:
+        for name in ("minutes", "batch_scale"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+        for name in ("pre_share", "generation"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
+        for name in ("soup", "mine_rank", "num_rows", "row_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("steps", "processes", "num_workers"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+
+
+def run_embedding(config: EmbedConfig, say: Callable[[str], None] = print) -> Model | None:
+    """Train the vectors; gives the model, or None where Ctrl-C ended it early (saved, to be gone on with)."""
+    with EmbedRun(config, say) as run:
+        for stage in STAGES:
+            if not run.train(stage):
+                return None
+        model = run.finished()
+    model.save(run.folder / "model")
+    say(f"model saved in {run.folder / 'model'}; score it: castor eval --embedding --model {run.folder / 'model'}")
+    return model
+
+
+class EmbedRun:
+    """One run's folder, the model in training, and the stages."""
+
+    def __init__(self, config: EmbedConfig, say: Callable[[str], None] = print) -> None:
+        self.config, self.say, self.folder = config, say, Path(config.out)
+        self.device = pick_device(config.device)
+        prepare_cpu()
+        self.base = find_folder(config.model)
+        self.model = load(self.base, device="cpu")
+        if not isinstance(self.model.renderer, Renderer | EmbeddingRenderer):
+            raise ValueError(f"model={config.model!r}: only our own models and embedding_gemma2 learn to make vectors")
+        if config.generation and not isinstance(self.model.renderer, Renderer):
+            raise ValueError(f"generation={config.generation}: {config.model!r} does not write")
+        decoder = with_embedding_head(self.model.decoder, config.loss.dimensions[0], config.seed).to(self.device)
+        self.compiles = config.compile and (self.device != "cpu" or can_compile())
+        self.decoder = decoder.compile_layers() if self.compiles else decoder
+        data = real_data(config.data)
+        self.folder.mkdir(parents=True, exist_ok=True)  # from here on the folder is bound to these settings
+        keep_settings(self.folder, config)
+        self.notes = Notes(self.folder / "plan.json")
+        say(f"pairs from Diorama and {len(data.sources)} real sets" if data.sources else "pairs from Diorama alone")
+        self.sources: dict[str, Any] = pair_sources(config.seed, data)
+        self.processes = int(self.notes.once("processes", self._num_processes))
+        self._gather: SharedGather | None = None
+        self._workers: Workers | None = None
+
+    def __enter__(self) -> EmbedRun:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._workers is not None:
+            self._workers.close()
+
+    def _num_processes(self) -> int:
+        if self.device != "cpu":
+            return 1
+        return self.config.processes or min(4, os.cpu_count() or 1)
+
+    @property
+    def precision(self) -> Literal["float32", "bfloat16"]:
+        """What products are taken in while training."""
+        return "bfloat16" if best_precision(self.device) == "bfloat16" else "float32"
+
+    def gather(self) -> SharedGather | None:
+        """What brings the processes' vectors together, if there are several."""
+        if self._gather is None and self.processes > 1:
+            most = max(task.pairs for stage in STAGES for task in self.tasks(stage).values())
+            self._gather = SharedGather(self.processes, most // self.processes + 1, self.config.loss.dimensions[0])
+        return self._gather
+
+    def workers(self) -> Workers | None:
+        """The processes that train beside this one."""
+        if self._workers is None and self.processes > 1:
+            args = (self.decoder.config, self._first_code, self.config, self.compiles, self.gather())
+            count, each = self.processes - 1, max(1, (os.cpu_count() or 1) // self.processes)
+            self._workers = Workers(
+                self.decoder, functools.partial(_build, *args), count, precision=self.precision, num_threads=each
+            )
+        return self._workers
+
+    @property
+    def _first_code(self) -> int:
+        if self.model.codec is None:  # no codes
+            return self.decoder.config.text.vocab_size
+        return self.model.renderer.space.first_code
+
+    def tasks(self, stage: str) -> dict[str, Any]:
+        """The stage's tasks."""
+        config = self.config
+        return pair_tasks(
+            self.sources, fine=stage == "fine", generation=config.generation, batch_scale=config.batch_scale
+        )
+
+    def loader(self, stage: str, num_steps: int) -> PairLoader:
+        """Batches of one stage."""
+        config, renderer = self.config, self.model.renderer
+        if isinstance(renderer, Renderer):  # vectors need no codec, which would travel to every process
+            renderer = Renderer(renderer.tokenizer, renderer.space, renderer.config, limits=renderer.limits)
+        hard = stage == "fine" and config.hard_negatives != "none"
+        shape = self._loader_config(stage, num_steps)
+        return PairLoader(
+            shape,
+            self.sources,
+            self.tasks(stage),
+            RenderPair(renderer, config.task_strings, hard),
+            pack_pairs,
+            num_parts=self.processes,
+            generation=self._generation(num_steps) if config.generation else None,
+        )
+
+    def _loader_config(self, stage: str, num_steps: int) -> LoaderConfig:
+        config = self.config
+        return LoaderConfig(
+            num_rows=config.num_rows,
+            row_tokens=config.row_tokens,
+            num_batches=num_steps * self.processes,
+            seed=config.seed * 2 + (stage == "fine"),
+            num_workers=config.num_workers,
+        )
+
+    def _generation(self, num_steps: int) -> Loader:
+        """What the model was trained to write, as at the end of its own run."""
+        real, _ = real_sources(self.config.data)
+        shape = LoaderConfig(
+            num_rows=8 // self.processes or 1, row_tokens=320, num_batches=num_steps * self.processes, seed=977
+        )
+        renderer = self.model.renderer
+        assert isinstance(renderer, Renderer)
+        learned = SpannedMixture(mixture(self.config.seed, real), 0.9, 1.0)
+        return Loader(shape, learned, RenderExample(str(self.base), renderer.config), pack)
+
+    def train(self, stage: str) -> bool:
+        """One stage; False where Ctrl-C ended it early."""
+        share = self.config.pre_share if stage == "pre" else 1 - self.config.pre_share
+        folder = self.folder / stage
+        done = self.folder / f"{stage}.json"
+        if not share:
+            return True
+        if done.exists():
+            take_weights(self.decoder, folder / STATE_FILE)
+            return True
+        loss = _loss(self.decoder, self._first_code, self.config, self.gather())
+        each = max(1, (os.cpu_count() or 1) // self.processes)
+        with threads(each) if self.processes > 1 else nullcontext():
+            if stage == "fine" and (self.config.filter or self.config.hard_negatives == "mined"):
+                self._mine()
+            steps = max(2, round(share * (self.config.steps or 60 * self.config.minutes / self._step_s(loss))))
+            finished = self._fit(stage, loss, steps)
+        if finished:
+            save_json(done, {"steps": steps})
+        return finished
+
+    def _fit(self, stage: str, loss: LossFunction, steps: int) -> bool:
+        batches = self._batches(stage, steps)
+        marks = soup_marks(steps, self.config.soup) if stage == "fine" else [steps]
+        for mark in marks:
+            if self._reached(stage) < mark:
+                result = fit(
+                    self.decoder, loss, batches, self._fit_config(stage, steps), self.folder / stage,
+                    title=stage, stop_after=mark, workers=self.workers(),
+                )  # fmt: skip
+                if result.step < mark or result.interrupted:
+                    return False
+            kept = self.folder / f"soup-{mark}.safetensors"
+            if len(marks) > 1 and self._reached(stage) == mark and not kept.exists():
+                kept.write_bytes((self.folder / stage / STATE_FILE).read_bytes())
+        take_weights(self.decoder, self.folder / stage / STATE_FILE)
+        return True
+
+    def _reached(self, stage: str) -> int:
+        """The step of the stage's saved state."""
+        path = self.folder / stage / STATE_FILE
+        return int(load_metadata(path)["step"]) if path.exists() else 0
+
+    def _batches(self, stage: str, steps: int) -> Callable[..., Iterator[LoadedBatch]]:
+        return self.loader(stage, steps).batches
+
+    def _fit_config(self, stage: str, steps: int) -> FitConfig:
+        config = self.config
+        stretch = (0.0, config.pre_share) if stage == "pre" else (config.pre_share, 1.0)
+        return FitConfig(
+            num_steps=steps,
+            optim=config.optim,
+            warmup=config.warmup,
+            decay=0.8,
+            stretch=stretch,
+            precision=self.precision,
+            save_every_s=config.save_every_s,
+        )
+
+    def _step_s(self, loss: LossFunction) -> float:
+        """Seconds of a step, measured once on the tasks of fine-tuning."""
+
+        def measure() -> float:
+            self.say("measuring the speed of a step (the first ones compile)")
+            config = self._fit_config("fine", 10_000)
+            return seconds_per_step(self.decoder, loss, self._batches("fine", 10_000), config, self.workers())
+
+        return float(self.notes.once("step_s", measure))
+
+    def _mine(self) -> None:
+        """Hard negatives and filtered pairs of the real sets, found once with the model as it stands."""
+        miner = PoolMiner(self.model_now(), self.config.mine_rank, self.folder / "mined", self.say)
+        for name, source in self.sources.items():
+            if isinstance(source, RealPairs):  # a finite set
+                self.sources[name] = miner.source(
+                    name, source, negatives=self.config.hard_negatives == "mined", filtered=self.config.filter
+                )
+
+    def model_now(self) -> Model:
+        """The model with the weights as they stand, and layers for batches of any shape."""
+        with torch.device("meta"):
+            decoder = Decoder(self.decoder.config)
+        decoder.load_state_dict(self.decoder.state_dict(), assign=True)
+        return Model(decoder, self.model.renderer, self.model.codec, card=self.model.card)
+
+    def finished(self) -> Model:
+        """The trained model, its soup taken."""
+        kept = sorted(self.folder.glob("soup-*.safetensors"))
+        if len(kept) > 1:
+            self.decoder.load_state_dict(average([weights_in(path) for path in kept]))
+            self.say(f"averaged {len(kept)} states of the last quarter")
+        names = {"out": "", "data": "", "model": Path(self.config.model).name}  # no paths of this machine
+        model = self.model_now()
+        model.card = self.model.card | {
+            "embedding": to_dict(self.config) | names | {"sources": sorted(self.sources)},
+        }
+        return model
+
+
+def soup_marks(steps: int, count: int) -> list[int]:
+    """The steps whose states are averaged: `count`, spread over the last quarter, the last one among them."""
+    first = steps - steps // 4 if count > 1 else steps
+    return sorted({first + (steps - first) * i // max(1, count - 1) for i in range(count)} | {steps})
+
+
+def weights_in(path: Path) -> dict[str, torch.Tensor]:
+    """The model's weights in a state file."""
+    tensors = load_tensors(path).items()
+    return {name.partition("|")[2]: value for name, value in tensors if name.startswith("model|")}
+
+
+def take_weights(decoder: Decoder, path: Path) -> None:
+    """Load them."""
+    decoder.load_state_dict(weights_in(path))
+
+
+def _loss(decoder: Decoder, first_code: int, config: EmbedConfig, gather: SharedGather | None) -> Any:
+    """Contrastive for pairs, next-token for what is written."""
+    pairs = contrastive(decoder, config.loss, gather)
+    writing = next_token(decoder, first_code, config.code_weight)
+
+    def loss(batch: Any) -> LossTerms:
+        return writing(batch) if isinstance(batch, Batch) else pairs(batch)
+
+    return loss
+
+
+def _build(
+    model: ModelConfig, first_code: int, config: EmbedConfig, compiles: bool, gather: SharedGather | None
+) -> tuple[Decoder, Any]:
+    """A decoder without weights of its own and its loss, for a training process."""
+    with torch.device("meta"):
+        decoder = Decoder(model)
+    if compiles:
+        decoder.compile_layers()
+    return decoder, _loss(decoder, first_code, config, gather)
