@@ -1,0 +1,280 @@
+"""`Index`: a folder of one's own files that answers. What `castor.Index` is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from castor.content import Part, Text
+from castor.index.build import Progress, Report, UpdateConfig, update
+from castor.index.embedder import Embedder
+from castor.index.filters import Filter
+from castor.index.fuse import best_first, fused
+from castor.index.graph import GRAPH_FROM, Graph
+from castor.index.hits import Hit, hits_of
+from castor.index.neighbours import FORMS, Candidates, Vectors, candidates_of, exact, rescored
+from castor.index.snapshot import vectors_of
+from castor.index.store import Header, Store
+from castor.index.textual import by_name, by_words, telling_terms
+from castor.index.walk import root_of
+
+NAME_WEIGHT = 0.5  # of a file's name beside meaning and words
+FROM_PYTHON = "a loaded model"
+DEPTH = 50  # pieces that each ranking names at least
+
+
+class Index:
+    """An index of files. Vectors come from one model, which is loaded when it is first needed.
+
+    >>> index = castor.Index("my-index", model="google/embeddinggemma-2")
+    >>> index.update("~/things")
+    >>> index.search("a red boat", kinds=("image",))[0].path
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        model: Any = None,
+        dimensions: int | None = None,
+        storage: str = "float32",
+        load: Callable[[str], Any] | None = None,
+    ) -> None:
+        """The index in `folder`, which is made there when `model` is given and nothing is.
+
+        `model` is a loaded model or a name for `castor.load`; without it, the one that the index was made with is
+        loaded by its name. ValueError where an index holds vectors of another model, or of other dimensions.
+        """
+        self.folder = Path(folder).expanduser()
+        self._load = load or _load
+        self._embedder: Embedder | None = None
+        is_there = (self.folder / "index.db").is_file()
+        if model is not None and (not is_there or not isinstance(model, str)):
+            self._embedder = self._made(model, dimensions)
+        create = None
+        if not is_there and self._embedder is not None:
+            made = self._embedder
+            create = Header(model=made.name, identity=made.identity, dimensions=made.dimensions, storage=storage)
+        self.store = Store.open(self.folder, create)
+        self._wanted = model if isinstance(model, str) else None
+        self._cached: tuple[int, Vectors, np.ndarray | None] | None = None
+        self._candidates: dict[str, Candidates | None] = {}
+        if dimensions not in (None, self.store.header.dimensions):
+            raise ValueError(
+                f"{self.folder}: this index has vectors of {self.store.header.dimensions} numbers, not {dimensions}"
+            )
+        if self._embedder is not None:
+            self._check(self._embedder)
+
+    def close(self) -> None:
+        """Close the store."""
+        self.store.close()
+
+    @property
+    def embedder(self) -> Embedder:
+        """The model, loaded on first use and checked against the index's vectors."""
+        if self._embedder is None:
+            made = self._made(self._wanted or self.store.header.model, self.store.header.dimensions)
+            self._check(made)
+            self._embedder = made
+        return self._embedder
+
+    def _made(self, model: Any, dimensions: int | None) -> Embedder:
+        if not isinstance(model, str):
+            return Embedder(model, FROM_PYTHON, dimensions)
+        if model == FROM_PYTHON:
+            raise ValueError(f"{self.folder}: this index was made with a model given from Python; give it, or its name")
+        name = str(Path(model).resolve()) if Path(model).is_dir() else model
+        return Embedder(self._load(model), name, dimensions)
+
+    def _check(self, embedder: Embedder) -> None:
+        header = self.store.header
+        if (embedder.identity, embedder.dimensions) != (header.identity, header.dimensions):
+            raise ValueError(
+                f"{self.folder}: this index holds vectors of {header.model} ({header.identity}, {header.dimensions} "
+                f"numbers), which cannot be compared with those of {embedder.name} ({embedder.identity}, "
+                f"{embedder.dimensions} numbers); give that model, or another folder for the index"
+            )
+
+    def update(
+        self,
+        folder: str | Path | None = None,
+        config: UpdateConfig | None = None,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> Report:
+        """Bring in a folder, or bring all folders up to date; `options` are fields of `UpdateConfig`."""
+        config = dataclasses.replace(config or UpdateConfig(), **options)
+        roots = [root_of(folder)] if folder is not None else self.store.roots()
+        if not roots:
+            raise ValueError(f"{self.folder}: no folder is indexed yet; name one")
+        reports = [update(self.store, self.embedder, root_of(root), config, progress) for root in roots]
+        return _summed(reports)
+
+    def search(
+        self,
+        *question: Part | str,
+        k: int = 10,
+        each: bool = False,
+        words: bool = True,
+        per_file: bool = True,
+        form: str = "auto",
+        like: Sequence[str | Path] = (),
+        unlike: Sequence[str | Path] = (),
+        **filters: Any,
+    ) -> list[Hit]:
+        """The k best pieces for texts and media, which are one question together, or several (`each`).
+
+        `like` and `unlike` are files (of the index or not) to be near to and far from. `words` also finds by the words
+        of texts and names. `per_file` gives each file once. `form` is "auto", or how neighbours are found: "exact",
+        "int8", "bits" or "graph". `filters` are fields of `Filter`: kinds, paths, after, before.
+        """
+        parts = [Text(part) if isinstance(part, str) else part for part in question]
+        if not parts and not like:
+            raise ValueError("nothing to search for: give a text, a picture, a sound, a video, or files to be like")
+        queries_QE, known = self._queries(parts, each, like, unlike)
+        chosen = Filter(**filters)
+        allowed = None if chosen.is_open else self.allowed(chosen)
+        depth = max(DEPTH, 5 * k)
+        rankings, by = [], {}
+        for query_E in queries_QE:
+            ids, _ = self.nearest(query_E[None], depth, allowed=allowed, form=form)
+            rankings.append((1.0, ids[0].tolist()))
+            by["meaning"] = by.get("meaning", set()) | set(ids[0][:k].tolist())
+        said = " ".join(part.text for part in parts if isinstance(part, Text)) if words else ""
+        asked = telling_terms(self.store, said)
+        found = by_words(self.store, asked, depth, None if allowed is None else allowed.tolist())
+        rankings.append((1.0, found))
+        by["words"] = set(found)
+        scores, named = self._with_names(fused(rankings), by_name(self.store, asked, depth), allowed)
+        by["name"] = named
+        return self._hits(best_first(scores), queries_QE, k, per_file, by, known)
+
+    def _queries(
+        self, parts: list[Part], each: bool, like: Sequence[str | Path], unlike: Sequence[str | Path]
+    ) -> tuple[np.ndarray, set[int]]:
+        """Query vectors [Q, E], and the contents of the files given, which are no answer."""
+        from castor.index.examples import example_vector
+
+        groups = [[part] for part in parts] if each else [parts] if parts else []
+        asked = [self.embedder.question(group) for group in groups]
+        if not like and not unlike:
+            return np.stack(asked), set()
+        good = [example_vector(self, path) for path in like]
+        bad = [example_vector(self, path) for path in unlike]
+        known = {content for _, content in (*good, *bad) if content is not None}
+        centre = np.mean([*asked, *(vector for vector, _ in good)], axis=0)
+        if bad:
+            centre = centre - 0.5 * np.mean([vector for vector, _ in bad], axis=0)
+        return (centre / max(float(np.linalg.norm(centre)), 1e-12)).astype(np.float32)[None], known
+
+    def _with_names(
+        self, scores: dict[int, float], contents: list[int], allowed: np.ndarray | None
+    ) -> tuple[dict[int, float], set[int]]:
+        """Scores of pieces raised where the file's name has the words: of its best piece so far, or of its first."""
+        pieces_of: dict[int, list[int]] = {}
+        for content in contents:
+            pieces_of[content] = [
+                piece for (piece,) in self.store.rows("SELECT id FROM pieces WHERE content = ? ORDER BY id", (content,))
+            ]
+        may = None if allowed is None else set(allowed.tolist())
+        best = [
+            max(able, key=lambda piece: (scores.get(piece, 0.0), -piece))
+            for pieces in pieces_of.values()
+            if (able := [piece for piece in pieces if may is None or piece in may])
+        ]
+        for piece, score in fused([(NAME_WEIGHT, best)]).items():
+            scores[piece] = scores.get(piece, 0.0) + score
+        return scores, set(best)
+
+    def _hits(
+        self,
+        scores: dict[int, float],
+        queries_QE: np.ndarray,
+        k: int,
+        per_file: bool,
+        by: dict[str, set[int]],
+        known: set[int],
+    ) -> list[Hit]:
+        pieces = np.array(list(scores), np.int64)
+        vectors_NE = self.vectors().take(self.vectors().rows_of(pieces))
+        cosines = (vectors_NE @ queries_QE.T).max(axis=1) if len(pieces) else np.zeros(0)
+        found = [
+            hit
+            for hit in hits_of(self.store, dict(zip(pieces.tolist(), cosines.tolist(), strict=True)))
+            if hit.content not in known
+        ]
+        grouped: dict[int, list[Hit]] = {}
+        for hit in found:
+            grouped.setdefault(hit.content if per_file else hit.piece, []).append(hit)
+        made = []
+        for first, *rest in list(grouped.values())[:k]:
+            told = tuple(name for name, pieces in by.items() if first.piece in pieces)
+            more = tuple(hit.place for hit in rest[:3])
+            made.append(dataclasses.replace(first, found_by=told, more=more))
+        return made
+
+    def allowed(self, chosen: Filter) -> np.ndarray:
+        """The ids of pieces that pass a filter, rising: int64 [N]."""
+        where, values = chosen.where()
+        rows = self.store.rows(
+            "SELECT DISTINCT pieces.id FROM pieces JOIN contents ON contents.id = pieces.content "
+            f"JOIN files ON files.content = contents.id WHERE {where} ORDER BY pieces.id",
+            values,
+        )
+        return np.array([piece for (piece,) in rows], np.int64)
+
+    def vectors(self) -> Vectors:
+        """All vectors as they are now."""
+        changes = self.store.changes
+        if self._cached is None or self._cached[0] != changes:
+            vectors, there = vectors_of(self.store), self.store.piece_ids()
+            # A kept copy of the vectors may have some that are gone.
+            rows = None if len(there) == len(vectors) else vectors.rows_of(there)
+            self._cached, self._candidates = (changes, vectors, rows), {}
+        return self._cached[1]
+
+    def nearest(
+        self, queries_QE: np.ndarray, k: int, *, allowed: np.ndarray | None = None, form: str = "auto"
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of pieces and cosines, [Q, at most k], best first; of `allowed` pieces alone where these are given."""
+        if form not in ("auto", *FORMS):
+            raise ValueError(f"form={form!r} is not one of auto, {', '.join(FORMS)}")
+        vectors = self.vectors()
+        assert self._cached is not None
+        rows = self._cached[2] if allowed is None else vectors.rows_of(allowed)
+        num = len(vectors) if rows is None else len(rows)
+        if form == "auto":
+            form = "exact" if num < GRAPH_FROM else "graph" if Graph.is_kept(self.store) else "bits"
+        if not num:
+            return np.zeros((len(queries_QE), 0), np.int64), np.zeros((len(queries_QE), 0), np.float32)
+        if form not in self._candidates:
+            self._candidates[form] = Graph.of(self.store, vectors) if form == "graph" else candidates_of(form, vectors)
+        candidates = self._candidates[form]
+        if candidates is None:
+            found, scores = exact(vectors, queries_QE, k, rows)
+        else:
+            found, scores = rescored(vectors, candidates, queries_QE, k, rows)
+        is_there = found.min(axis=0, initial=0) >= 0 if len(found) else np.ones(found.shape[1], bool)
+        return vectors.ids_N[found[:, is_there]], scores[:, is_there]
+
+
+def _summed(reports: list[Report]) -> Report:
+    total = Report()
+    for report in reports:
+        for name in ("num_new", "num_changed", "num_same", "num_moved", "num_dropped", "num_pieces", "total_s"):
+            setattr(total, name, getattr(total, name) + getattr(report, name))
+        total.problems += report.problems
+        total.seconds = {name: seconds + report.seconds[name] for name, seconds in total.seconds.items()}
+        total.is_interrupted |= report.is_interrupted
+    return total
+
+
+def _load(name: str) -> Any:
+    from castor.engine.model import load
+
+    return load(name)
