@@ -16,10 +16,8 @@ def tell_groups(index: Index, arguments: Any, filters: dict[str, Any]) -> None:
     """The one of the three that is asked for; ValueError where it is more than one, or a question beside it."""
     given = [name for name in ("duplicates", "labels", "map") if getattr(arguments, name)]
     if len(given) > 1 or arguments.parts:
-        beside = given[1:] or ["a question"]
-        raise ValueError(
-            f"--{given[0]} is about all files; leave out {beside[0] if arguments.parts else '--' + beside[0]}"
-        )
+        beside = "the question" if arguments.parts else f"--{given[1]}"
+        raise ValueError(f"--{given[0]} is about all files; leave out {beside}")
     {"duplicates": _duplicates, "labels": _labels, "map": _map}[given[0]](index, arguments, filters)
 
 
@@ -68,10 +66,8 @@ def _map(index: Index, arguments: Any, filters: dict[str, Any]) -> None:
     _write(arguments.map, lambda: map_page(chart))
     for group in chart.groups:
         if arguments.json:
-            files = [
-                {"path": hit.path, "x": chart.places[hit.content][0], "y": chart.places[hit.content][1]}
-                for hit in group.hits
-            ]
+            places = ((hit.path, *chart.places[hit.content]) for hit in group.hits)
+            files = [{"path": path, "x": round(x, 4), "y": round(y, 4)} for path, x, y in places]
             print(json.dumps({"group": group.name, "files": files}, ensure_ascii=False))
         else:
             print(f"{len(group.hits):>6,}  {group.name}")

@@ -189,7 +189,7 @@ def _tell_report(root: str, report: Report, *, as_json: bool) -> None:
         for count, word in (
             (report.num_new, "new"),
             (report.num_changed, "changed"),
-            (report.num_moved, "under a new name"),
+            (report.num_moved, "renamed"),
             (report.num_dropped, "gone"),
             (report.num_same, "as before"),
         )
@@ -316,12 +316,13 @@ def tell_hits(hits: Sequence[Any], question: str, *, as_json: bool) -> None:
 
     from castor.index.words import terms
 
-    table = Table("score", "kind", "file", "place", "what it says", box=None, header_style="dim", pad_edge=False)
-    table.columns[2].overflow = "fold"
+    table = Table("score", "by", "kind", "file", "place", "what it says", box=None, header_style="dim", pad_edge=False)
+    table.columns[3].overflow = "fold"
     for hit in hits:
         shown = hit.snippet(terms(question)) or ", ".join(str(place) for place in hit.more)
         place = str(hit.place)
-        table.add_row(f"{hit.score:.3f}", hit.kind, _plain(_shown_path(hit.path)), place, _plain(shown))
+        by = ", ".join(hit.found_by)
+        table.add_row(f"{hit.score:.3f}", by, hit.kind, _plain(_shown_path(hit.path)), place, _plain(shown))
     Console().print(table)
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from castor.index.forms import form_of, kind_of
@@ -74,8 +75,9 @@ class Claims:
 def events_of(number: int, file: Found, claims: Claims, config: ReadingConfig) -> Iterator[Event]:
     """The events of one file, in order; never an error for what a file may be like."""
     start_s, name = time.perf_counter(), Path(file.path).name
-    state = {"path": file.path, "size_bytes": file.size_bytes, "modified_ns": file.modified_ns}
-    state |= {"checked_ns": time.time_ns()}
+    state = FileState(
+        path=file.path, size_bytes=file.size_bytes, modified_ns=file.modified_ns, checked_ns=time.time_ns()
+    )
     try:
         with open(file.path, "rb") as opened:
             form = form_of(opened.read(HEAD_BYTES), file.path)
@@ -86,15 +88,14 @@ def events_of(number: int, file: Found, claims: Claims, config: ReadingConfig) -
     else:
         told = f"not a kind of file that is read{f' ({Path(name).suffix})' if Path(name).suffix else ''}"
     if form is None:
-        yield Opened(
-            number=number, state=FileState(**state, problem="the file is empty" if not file.size_bytes else told)
-        )
+        told = told if file.size_bytes else "the file is empty"
+        yield Opened(number=number, state=replace(state, problem=told))
         yield Closed(number=number, seconds=time.perf_counter() - start_s)
         return
     key, problem = content_key(form, data), None
     is_new = claims.take(key)
     when_s = taken_s(data, form, name) if is_new else None
-    yield Opened(number=number, state=FileState(**state), key=key, kind=kind_of(form), taken_s=when_s, is_new=is_new)
+    yield Opened(number=number, state=state, key=key, kind=kind_of(form), taken_s=when_s, is_new=is_new)
     if is_new:
         try:
             for piece in pieces_of(data, form, name, config):
@@ -114,10 +115,10 @@ def reading_ahead(
     files: Iterable[Found], claims: Claims, config: ReadingConfig, num_threads: int
 ) -> Generator[Iterator[Event]]:
     """The events of all files from `num_threads` threads, which end when the block is left, however it is left."""
-    waiting: queue.Queue[Event | BaseException | None] = queue.Queue(MOST_WAITING)
+    waiting: queue.Queue[Event | None] = queue.Queue(MOST_WAITING)
     left, lock, stop = iter(enumerate(files)), threading.Lock(), threading.Event()
 
-    def put(event: Event | BaseException | None) -> bool:
+    def put(event: Event | None) -> bool:
         while not stop.is_set():
             try:
                 waiting.put(event, timeout=0.1)
@@ -132,36 +133,24 @@ def reading_ahead(
                 with lock:
                     taken = next(left, None)
                 if taken is None or not all(put(event) for event in events_of(*taken, claims, config)):
-                    break
-        except (
-            ArithmeticError,
-            AssertionError,
-            AttributeError,
-            LookupError,
-            MemoryError,
-            RuntimeError,
-            TypeError,
-        ) as error:
-            put(error)  # a fault of ours: raised where it is seen
-        put(None)
+                    return
+        finally:
+            put(None)
 
-    threads = [threading.Thread(target=work, name=f"castor-read-{at}", daemon=True) for at in range(num_threads)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield _events(waiting, num_threads)
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
+    with ThreadPoolExecutor(num_threads, "castor-read") as pool:
+        try:
+            yield _events(waiting, [pool.submit(work) for _ in range(num_threads)])
+        finally:
+            stop.set()
 
 
-def _events(waiting: queue.Queue[Event | BaseException | None], num_threads: int) -> Iterator[Event]:
-    while num_threads:
+def _events(waiting: queue.Queue[Event | None], workers: Sequence[Future[None]]) -> Iterator[Event]:
+    left = len(workers)
+    while left:
         event = waiting.get()
-        if isinstance(event, BaseException):
-            raise event
         if event is None:
-            num_threads -= 1
+            left -= 1
         else:
             yield event
+    for worker in workers:
+        worker.result()  # a fault of ours is raised here

@@ -42,8 +42,8 @@ class Report:
     num_new: int = 0
     num_changed: int = 0
     num_same: int = 0
-    num_moved: int = 0  # new names of contents that were known
-    num_dropped: int = 0
+    num_moved: int = 0  # renamed: not embedded again
+    num_dropped: int = 0  # gone, and not under a new name
     num_pieces: int = 0  # embedded
     problems: list[tuple[str, str]] = field(default_factory=list)  # of all files below the folder
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
@@ -70,7 +70,7 @@ def update(
         store.add_root(root)
         try:
             todo = changed_files(store, root, config, report)
-            job = Job(store, embedder.pieces, report, store.files(root))
+            job = Job(store, embedder.pieces, report)
             claims = Claims(job.committed)
             with reading_ahead(todo, claims, config.reading, config.num_threads) as events:
                 job.run(events, sum(file.size_bytes for file in todo), progress)
@@ -84,7 +84,7 @@ def update(
 
 
 def changed_files(store: Store, root: str, config: UpdateConfig, report: Report) -> list[Found]:
-    """The files to read, after forgetting those that are gone; what cannot be looked at is remembered with its reason."""
+    """The files to read, after forgetting those that are gone; what cannot be looked at is remembered."""
     start_s = time.perf_counter()
     known, there, closed, todo = store.files(root), set(), [], []
     unseen: list[tuple[FileState, None]] = []
@@ -142,13 +142,11 @@ class _Open:
 class Job:
     """Events of files into a store, through vectors of their pieces."""
 
-    def __init__(
-        self, store: Store, embed: Callable[[Sequence[Piece]], np.ndarray], report: Report, known: dict[str, FileRow]
-    ) -> None:
-        self.store, self._embed, self.report, self._known = store, embed, report, known
-        ids = store.content_ids()
-        self.committed = set(ids)
-        self._key_of = {content: key for key, content in ids.items()}
+    def __init__(self, store: Store, embed: Callable[[Sequence[Piece]], np.ndarray], report: Report) -> None:
+        self.store, self._embed, self.report = store, embed, report
+        self._before, with_file = store.keys_of_files()
+        self.committed = set(store.content_ids())
+        self._left = self.committed - with_file  # contents whose files are gone: found again, they were renamed
         self._open: dict[int, _Open] = {}
         self._batch: list[tuple[_Open, int]] = []
         self._batch_bytes = 0
@@ -228,23 +226,23 @@ class Job:
         files = [(state, key) for state, key in self._links if key is None or key in keys]
         if files or entries:
             self.store.write(entries, files)
-        moved = self.committed
         self.committed = keys
         self._links = [(state, key) for state, key in self._links if key is not None and key not in keys]
         for number in done:
             del self._open[number]
         for state, key in files:
-            self._count(state, key, is_moved=key in moved)
+            self._count(state.path, key)
         self.report.seconds["write"] += time.perf_counter() - start_s
 
-    def _count(self, state: FileState, key: bytes | None, *, is_moved: bool) -> None:
-        before = self._known.get(state.path)
-        if before is not None and (None if before.content is None else self._key_of.get(before.content)) == key:
-            self.report.num_same += 1
-        elif before is not None:
-            self.report.num_changed += 1
-        elif is_moved:
+    def _count(self, path: str, key: bytes | None) -> None:
+        if path in self._before:
+            is_same = self._before[path] == key
+            self.report.num_same += is_same
+            self.report.num_changed += not is_same
+        elif key in self._left:
+            self._left.discard(key)
             self.report.num_moved += 1
+            self.report.num_dropped -= self.report.num_dropped > 0
         else:
             self.report.num_new += 1
 

@@ -204,12 +204,8 @@ def _names(index: Index, hits: Sequence[Hit], which: np.ndarray, count: int, mos
     with_word: list[Counter[str]] = [Counter() for _ in range(count)]
     for hit, at in zip(hits, which, strict=True):
         stem = hit.path.rsplit("/", 1)[-1].rsplit(".", 1)[0]
-        words = {
-            word
-            for word in terms(" ".join([stem, *texts.get(hit.content, [])]))
-            if len(word) > 2 or ord(word[0]) > 0x2E80
-        }
-        with_word[at].update(word for word in words if not word.isdecimal())
+        words = terms(" ".join([stem, *texts.get(hit.content, [])]))
+        with_word[at].update({word for word in words if not word.isdecimal() and (len(word) > 2 or word > "\u2e80")})
     everywhere = sum(with_word, Counter())
     names = []
     for at, counted in enumerate(with_word):

@@ -26,7 +26,7 @@ CANDIDATES = 20  # for each neighbour wanted, at least 200: what is scored again
 
 @dataclass(frozen=True, eq=False)
 class Vectors:
-    """Pieces by rising id, int64 [N], and their vectors [N, E] in consecutive parts, in memory or mapped from a file."""
+    """Pieces by rising id, int64 [N], and their vectors [N, E] in consecutive parts, in memory or mapped."""
 
     ids_N: np.ndarray
     parts: Sequence[np.ndarray]

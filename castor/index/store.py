@@ -187,6 +187,12 @@ class Store:
         """Every content that is known, by key."""
         return dict(self.rows("SELECT key, id FROM contents"))
 
+    def keys_of_files(self) -> tuple[dict[str, bytes | None], set[bytes]]:
+        """The content's key of each known path, and all of these keys."""
+        query = "SELECT path, key FROM files LEFT JOIN contents ON contents.id = files.content"
+        found = dict(self.rows(query))
+        return found, {key for key in found.values() if key is not None}
+
     def write(self, entries: Iterable[Entry], files: Iterable[tuple[FileState, bytes | None]]) -> None:
         """New contents, and files with the key of what they hold (None: unreadable), all or nothing."""
         entries = list(entries)
@@ -264,7 +270,7 @@ class Store:
         return np.array([piece for (piece,) in self.rows("SELECT piece FROM vectors ORDER BY piece")], np.int64)
 
     def vectors(self, pieces: Sequence[int] | None = None, size: int = 4096) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Ids int64 [n] and vectors float32 [n, E], some thousands at a time: of all, or of those, rising either way."""
+        """Ids int64 [n] and vectors float32 [n, E], some thousands at a time: of all, or of those asked for."""
         storage, dimensions = self.header.storage, self.header.dimensions
         if pieces is None:
             cursor = self._db.execute("SELECT piece, vector FROM vectors ORDER BY piece")
