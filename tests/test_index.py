@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("transformers")
 
-from indexing import CODE, NOTE, fill, write_model
+from indexing import NOTE, fill, write_model
 
 import castor
 from castor.index.build import RACY_NS
@@ -55,10 +55,14 @@ def everything(index: castor.Index) -> dict[str, list[tuple[str, str, bytes]]]:
 def same(a: castor.Index, b: castor.Index) -> bool:
     """Equal files, places and texts, and vectors but for the rounding of other batches; nothing without a file."""
     left, right = everything(a), everything(b)
-    if {p: [r[:2] for r in rows] for p, rows in left.items()} != {p: [r[:2] for r in rows] for p, rows in right.items()}:
+    if {p: [r[:2] for r in rows] for p, rows in left.items()} != {
+        p: [r[:2] for r in rows] for p, rows in right.items()
+    }:
         return False
     for index in (a, b):
-        orphans = index.store.rows("SELECT count(*) FROM contents WHERE id NOT IN (SELECT content FROM files WHERE content NOT NULL)")
+        orphans = index.store.rows(
+            "SELECT count(*) FROM contents WHERE id NOT IN (SELECT content FROM files WHERE content NOT NULL)"
+        )
         words = index.store.rows("SELECT count(*) FROM words")[0][0]
         texts = index.store.rows("SELECT count(*) FROM pieces WHERE text != ''")[0][0]
         if orphans[0][0] or words != texts:
@@ -290,15 +294,12 @@ def test_a_store_of_a_later_format_is_refused(model: castor.Model, tmp_path: Pat
     castor.Index(tmp_path / "index", model=model).close()
     with sqlite3.connect(tmp_path / "index" / "index.db") as database:
         (text,) = database.execute("SELECT value FROM meta WHERE name = 'header'").fetchone()
-        database.execute("UPDATE meta SET value = ? WHERE name = 'header'", (text.replace('"format": 1', '"format": 2'),))
+        database.execute(
+            "UPDATE meta SET value = ? WHERE name = 'header'", (text.replace('"format": 1', '"format": 2'),)
+        )
     with pytest.raises(ValueError, match="format 2"):
         Store.open(tmp_path / "index")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "index.db").write_bytes(b"not a database" * 100)
     with pytest.raises(ValueError, match="not a usable index"):
         Store.open(tmp_path / "broken")
-
-
-def test_code_is_read_by_functions() -> None:
-    titles = [each.title for each in passages(CODE, "python", 150)]
-    assert titles == ["", "area", "Walk.forward", "Walk.back"] or titles == ["", "area", "Walk", "Walk.forward", "Walk.back"]

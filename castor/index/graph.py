@@ -69,13 +69,23 @@ class Graph:
         return cls(graph, facts.kind, vectors, facts.recall_10)
 
     @classmethod
+    def made(cls, kind: str, vectors: Vectors) -> Graph:
+        """A graph in memory."""
+        if kind == "bits":
+            graph = _needed()(ndim=8 * -(-vectors.dimensions // 8), metric="hamming", dtype="b1")
+        else:
+            graph = _needed()(ndim=vectors.dimensions, metric="ip", dtype="bf16")
+        _add(graph, kind, vectors, vectors.ids_N)
+        return cls(graph, kind, vectors)
+
+    @classmethod
     def build(cls, store: Store, vectors: Vectors, kind: str = "auto", num_queries: int = 200) -> GraphFacts:
         """Make and keep a graph; of "auto", the first of bits and bfloat16 that finds enough."""
         if kind not in ("auto", *KINDS):
             raise ValueError(f"kind={kind!r} is not one of auto, {', '.join(KINDS)}")
         changes, made = store.changes, None
         for each in KINDS if kind == "auto" else (kind,):
-            made = cls(_built(each, vectors), each, vectors)
+            made = cls.made(each, vectors)
             made.recall_10 = made.measured(num_queries)
             if made.recall_10 >= ENOUGH:
                 break
@@ -132,15 +142,6 @@ class Graph:
         for path in folder.glob("graph-*"):
             if not path.name.startswith(f"{facts.name}."):
                 path.unlink(missing_ok=True)
-
-
-def _built(kind: str, vectors: Vectors) -> Any:
-    if kind == "bits":
-        graph = _needed()(ndim=8 * -(-vectors.dimensions // 8), metric="hamming", dtype="b1")
-    else:
-        graph = _needed()(ndim=vectors.dimensions, metric="ip", dtype="bf16")
-    _add(graph, kind, vectors, vectors.ids_N)
-    return graph
 
 
 def _add(graph: Any, kind: str, vectors: Vectors, ids: np.ndarray) -> None:
