@@ -73,7 +73,7 @@ def _index_options(parser: Any) -> None:
     parser.add_argument("--index", metavar="FOLDER", help="where the index lies (default: see above)")
     parser.add_argument("--model", metavar="NAME", help="a model that makes vectors (default: the index's, or atom)")
     parser.add_argument("--dimensions", type=whole, metavar="N", help="of a new index: keep the first N numbers")
-    parser.add_argument("--storage", default="float32", help="of a new index: float32 (default), float16 or int8")
+    parser.add_argument("--storage", help="of a new index: float32 (default), float16 or int8")
     parser.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="names or paths to leave out")
     parser.add_argument("--retry", action="store_true", help="try again what could not be read")
     parser.add_argument("--check-all", action="store_true", help="read every file, even if size and time are as before")
@@ -203,7 +203,6 @@ def _tell_report(root: str, report: Report, *, as_json: bool) -> None:
 
 def _tell_problems(problems: Sequence[tuple[str, str]]) -> None:
     """What could not be read: kinds that never are as counts, other files one by one."""
-    from rich.console import Console
     from rich.table import Table
 
     if not problems:
@@ -217,7 +216,7 @@ def _tell_problems(problems: Sequence[tuple[str, str]]) -> None:
         table.add_row(f"and {len(broken) - MOST_TOLD:,} more", "castor index --status --json names all")
     for why, count in other_kinds.most_common():
         table.add_row(f"{count:,} files", why)
-    Console().print(table)
+    _console().print(table)
 
 
 def _tell_status(index: Index, *, as_json: bool) -> None:
@@ -246,8 +245,8 @@ def _keep_graph(index: Index, *, wanted: bool) -> None:
     """A graph where one is asked for, and where one is kept or due: a large index without one is searched by bits."""
     from castor.index.graph import GRAPH_FROM, Graph, has_usearch
 
-    vectors, facts = index.vectors(), Graph.facts(index.store)
-    is_due = len(vectors) >= GRAPH_FROM and has_usearch() and (facts is None or facts.changes != index.store.changes)
+    vectors = index.vectors()
+    is_due = len(vectors) >= GRAPH_FROM and has_usearch() and Graph.is_stale(index.store, vectors)
     if not wanted and not is_due:
         if len(vectors) >= GRAPH_FROM and not has_usearch():
             print("castor: searches in so many pieces are faster with: pip install 'castor[search]'", file=sys.stderr)
@@ -311,7 +310,6 @@ def tell_hits(hits: Sequence[Any], question: str, *, as_json: bool) -> None:
     if not hits:
         print("nothing found", file=sys.stderr)
         return
-    from rich.console import Console
     from rich.table import Table
 
     from castor.index.words import terms
@@ -323,7 +321,7 @@ def tell_hits(hits: Sequence[Any], question: str, *, as_json: bool) -> None:
         place = str(hit.place)
         by = ", ".join(hit.found_by)
         table.add_row(f"{hit.score:.3f}", by, hit.kind, _plain(_shown_path(hit.path)), place, _plain(shown))
-    Console().print(table)
+    _console().print(table)
 
 
 def run_ask(arguments: Any) -> None:
@@ -348,6 +346,13 @@ def run_ask(arguments: Any) -> None:
         print(f"{mark}[{number}] {_shown_path(hit.path)} {hit.place}".rstrip())
     if not found.cited:
         print("castor: the answer names none of the sources it was given; check it against them", file=sys.stderr)
+
+
+def _console() -> Any:
+    """As wide as the terminal; where no one looks live, wide enough for paths."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=240)
 
 
 def _shown_path(path: str) -> str:

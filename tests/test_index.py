@@ -144,12 +144,35 @@ def test_a_change_within_the_clocks_grain_is_seen(model: castor.Model, tmp_path:
     assert [text for (text,) in index.store.rows("SELECT text FROM pieces")] == ["two dogs"]
 
 
-def test_a_folder_that_cannot_be_entered_loses_nothing(model: castor.Model, things: Path, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_entered_loses_nothing(
+    model: castor.Model, things: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Permissions do not bind the superuser, so that the refusal itself is made up here."""
+    index = castor.Index(tmp_path / "index", model=model)
+    index.update(things)
+    before, scandir = everything(index), os.scandir
+
+    def refuse(folder: str) -> object:
+        if str(folder) == str(things / "trips"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    report = index.update(things)
+    assert (str(things / "trips"), "Permission denied") in report.problems and report.num_dropped == 0
+    assert everything(index) == before
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert len(index.update(things).problems) == 2 and everything(index) == before
+
+
+def test_links_are_passed_over_and_a_missing_folder_is_an_error(
+    model: castor.Model, things: Path, tmp_path: Path
+) -> None:
     index = castor.Index(tmp_path / "index", model=model)
     index.update(things)
     before = everything(index)
     (things / "trips").rename(tmp_path / "away")
-    (things / "trips").symlink_to(tmp_path / "away")  # a link is passed over: its files are gone
+    (things / "trips").symlink_to(tmp_path / "away")
     assert index.update(things).num_dropped == 2
     (things / "trips").unlink()
     (tmp_path / "away").rename(things / "trips")
@@ -157,6 +180,9 @@ def test_a_folder_that_cannot_be_entered_loses_nothing(model: castor.Model, thin
     assert set(everything(index)) == set(before)
     with pytest.raises(ValueError, match="no such folder"):
         index.update(tmp_path / "unmounted")
+    things.rename(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="no such folder"):
+        index.update()
     assert set(everything(index)) == set(before)
 
 
@@ -235,6 +261,8 @@ def test_two_models_do_not_mix(model: castor.Model, things: Path, tmp_path: Path
         castor.Index(tmp_path / "index", model=other, dimensions=8)
     with pytest.raises(ValueError, match="vectors of 8 numbers, not 16"):
         castor.Index(tmp_path / "index", model=model, dimensions=16)
+    with pytest.raises(ValueError, match="stores vectors as float32, not int8"):
+        castor.Index(tmp_path / "index", model=model, storage="int8")
     with pytest.raises(ValueError, match="there is no index here"):
         castor.Index(tmp_path / "nothing")
     with pytest.raises(ValueError, match="storage='float8' is not one of float32, float16, int8"):

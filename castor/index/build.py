@@ -103,7 +103,7 @@ def changed_files(store: Store, root: str, config: UpdateConfig, report: Report)
     gone = [path for path in known if path not in there and not path.startswith(tuple(closed) or "\0")]
     store.forget(gone)
     store.write([], unseen)
-    report.num_dropped = len(gone)
+    report.num_dropped = sum(known[path].content is not None or known[path].size_bytes > 0 for path in gone)
     report.seconds["walk"] += time.perf_counter() - start_s
     return todo
 

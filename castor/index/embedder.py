@@ -15,8 +15,10 @@ from castor.content import Part, Text
 from castor.engine.model import Model
 from castor.index.piece import Piece
 
-UNTITLED = "title: none | text: "  # as published: what stands before a document without a title
-QUESTION_TASKS = ("Retrieval-query", "query")  # names that checkpoints have for a question to a search
+# As published for Gemini Embedding 2 and EmbeddingGemma 2: what stands before texts that are compared with texts. Media
+# carry nothing, and neither does a text that is compared with media.
+SOUGHT = "task: search result | query: "
+UNTITLED = "title: none | text: "
 SAMPLED = 1024  # numbers of each tensor that its identity is made of
 
 
@@ -28,9 +30,9 @@ class Embedder:
         self.model, self.name = model, name
         (probe_E,) = model.embed("a", dimensions=dimensions)
         self.dimensions = len(probe_E)
-        self.prompts: Mapping[str, str] = getattr(model.renderer, "prompts", {})
-        self._is_titled = UNTITLED in self.prompts.values()
-        self._task = next((task for task in QUESTION_TASKS if task in self.prompts), None)
+        own_words: Mapping[str, str] | None = getattr(model.renderer, "prompts", None)
+        # A published checkpoint says what it was trained with; our own models with the published forms.
+        self._has_forms = own_words is None or {SOUGHT, UNTITLED} <= set(own_words.values())
         self.identity = identity_of(model)
 
     def pieces(self, pieces: Sequence[Piece]) -> np.ndarray:
@@ -38,26 +40,31 @@ class Embedder:
         return self._vectors([self._prompt(piece) for piece in pieces])
 
     def question(self, parts: Sequence[Part]) -> np.ndarray:
-        """float32 [E] of all parts together; one that begins with a text gets the words for a question before it."""
+        """float32 [2, E] of all parts together: to compare with texts, and to compare with media."""
         if not parts:
             raise ValueError("a question needs a text, a picture, a sound or a video")
-        return self._vectors([list(parts)], self._task if isinstance(parts[0], Text) else None)[0]
+        first = parts[0]
+        if not self._has_forms or not isinstance(first, Text):
+            return self._vectors([list(parts)])[[0, 0]]
+        return self._vectors([[Text(SOUGHT + first.text), *parts[1:]], list(parts)])
 
     def labels(self, labels: Sequence[str]) -> np.ndarray:
-        """float32 [N, E] of names for things, as questions."""
-        return self._vectors([[Text(label)] for label in labels], self._task)
+        """float32 [2, N, E] of names for things: to compare with texts, and to compare with media."""
+        sought = [[Text(SOUGHT + label if self._has_forms else label)] for label in labels]
+        vectors_NE = self._vectors([*sought, *([Text(label)] for label in labels)])
+        return vectors_NE.reshape(2, len(labels), self.dimensions)
 
     def _prompt(self, piece: Piece) -> list[Part]:
         first = piece.parts[0]
         if not isinstance(first, Text):
             return list(piece.parts)
-        if self._is_titled:
+        if self._has_forms:
             title = " ".join(piece.title.replace("|", " ").split()) or "none"
             return [Text(UNTITLED.replace("none", title) + first.text), *piece.parts[1:]]
         return [Text(f"{piece.title}\n{first.text}" if piece.title else first.text), *piece.parts[1:]]
 
-    def _vectors(self, prompts: Sequence[list[Part]], task: str | None = None) -> np.ndarray:
-        return self.model.embed(*prompts, dimensions=self.dimensions, task=task).float().numpy()
+    def _vectors(self, prompts: Sequence[list[Part]]) -> np.ndarray:
+        return self.model.embed(*prompts, dimensions=self.dimensions).float().numpy()
 
 
 def identity_of(model: Model) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from castor.checkpoint import load_json, save_json
 from castor.index.neighbours import Vectors, exact, recall, rescored
 from castor.index.quantise import to_bits
+from castor.index.snapshot import STALE_SHARE
 from castor.index.store import Store
 
 GRAPH_FROM = 50_000  # pieces below which every vector is scored in less time than a person notices
@@ -52,6 +53,15 @@ class Graph:
     def is_kept(store: Store) -> bool:
         """Whether there is one, and usearch to read it."""
         return Graph.facts(store) is not None and has_usearch()
+
+    @staticmethod
+    def is_stale(store: Store, vectors: Vectors) -> bool:
+        """Whether there is none, or so many pieces came or went since that it should be made anew."""
+        facts = Graph.facts(store)
+        if facts is None or not (path := _folder(store) / f"{facts.name}.ids.npy").is_file():
+            return True
+        changed = len(np.setxor1d(np.load(path), vectors.ids_N, assume_unique=True))
+        return changed > STALE_SHARE * len(vectors)
 
     @classmethod
     def of(cls, store: Store, vectors: Vectors) -> Graph:
@@ -120,7 +130,9 @@ class Graph:
         rows_QC = np.minimum(np.searchsorted(vectors.ids_N, keys_QC), len(vectors) - 1)
         is_right = vectors.ids_N[rows_QC] == keys_QC
         if rows is not None:
-            is_right &= np.isin(rows_QC, rows)
+            may = np.zeros(len(vectors), bool)
+            may[rows] = True
+            is_right &= may[rows_QC]
         found = np.full((len(keys_QC), count), -1, np.int64)
         for at, (named, right) in enumerate(zip(rows_QC, is_right, strict=True)):
             kept = named[right][:count]

@@ -123,7 +123,9 @@ def classify(index: Index, labels: Sequence[str], **filters: Any) -> list[Labell
     if len(labels) < 2:
         raise ValueError(f"labels={labels!r}: to choose among, there must be at least two")
     _, pieces, vectors_NE = file_vectors(index, **filters)
-    cosines_NL = vectors_NE @ index.embedder.labels(labels).T
+    for_texts_LE, for_media_LE = index.embedder.labels(labels)
+    is_text_N = np.array([hit.kind in ("text", "code") for hit in _hits(index, pieces)])
+    cosines_NL = np.where(is_text_N[:, None], vectors_NE @ for_texts_LE.T, vectors_NE @ for_media_LE.T)
     order_NL = np.argsort(-cosines_NL, axis=1, kind="stable")
     sorted_NL = np.take_along_axis(cosines_NL, order_NL, axis=1)
     hits = _hits(index, pieces, sorted_NL[:, 0])

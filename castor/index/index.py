@@ -23,6 +23,7 @@ from castor.index.textual import by_name, by_words, telling_terms
 from castor.index.walk import root_of
 
 NAME_WEIGHT = 0.5  # of a file's name beside meaning and words
+AWAY = 0.5  # of examples to be far from, beside those to be near to (Rocchio 1971)
 FROM_PYTHON = "a loaded model"
 DEPTH = 50  # pieces that each ranking names at least
 
@@ -41,7 +42,7 @@ class Index:
         *,
         model: Any = None,
         dimensions: int | None = None,
-        storage: str = "float32",
+        storage: str | None = None,
         load: Callable[[str], Any] | None = None,
     ) -> None:
         """The index in `folder`, which is made there when `model` is given and nothing is.
@@ -58,15 +59,17 @@ class Index:
         create = None
         if not is_there and self._embedder is not None:
             made = self._embedder
-            create = Header(model=made.name, identity=made.identity, dimensions=made.dimensions, storage=storage)
+            create = Header(
+                model=made.name, identity=made.identity, dimensions=made.dimensions, storage=storage or "float32"
+            )
         self.store = Store.open(self.folder, create)
         self._wanted = model if isinstance(model, str) else None
-        self._cached: tuple[int, Vectors, np.ndarray | None] | None = None
-        self._candidates: dict[str, Candidates | None] = {}
-        if dimensions not in (None, self.store.header.dimensions):
-            raise ValueError(
-                f"{self.folder}: this index has vectors of {self.store.header.dimensions} numbers, not {dimensions}"
-            )
+        self._cached: _Current | None = None
+        header = self.store.header
+        if dimensions not in (None, header.dimensions):
+            raise ValueError(f"{self.folder}: this index has vectors of {header.dimensions} numbers, not {dimensions}")
+        if storage not in (None, header.storage):
+            raise ValueError(f"{self.folder}: this index stores vectors as {header.storage}, not {storage}")
         if self._embedder is not None:
             self._check(self._embedder)
 
@@ -136,28 +139,28 @@ class Index:
         parts = [Text(part) if isinstance(part, str) else part for part in question]
         if not parts and not like:
             raise ValueError("nothing to search for: give a text, a picture, a sound, a video, or files to be like")
-        queries_QE, known = self._queries(parts, each, like, unlike)
+        queries_Q2E, known = self._queries(parts, each, like, unlike)
         chosen = Filter(**filters)
         allowed = None if chosen.is_open else self.allowed(chosen)
         depth = max(DEPTH, 5 * k)
-        rankings, by = [], {}
-        for query_E in queries_QE:
-            ids, _ = self.nearest(query_E[None], depth, allowed=allowed, form=form)
-            rankings.append((1.0, ids[0].tolist()))
-            by["meaning"] = by.get("meaning", set()) | set(ids[0][:k].tolist())
+        rankings: list[tuple[float, list[int]]] = []
+        by: dict[str, set[int]] = {"meaning": set()}
+        for query_2E in queries_Q2E:
+            ids = self._ranked(query_2E, depth, allowed, form)
+            rankings.append((1.0, ids))
+            by["meaning"].update(ids[:k])
         said = " ".join(part.text for part in parts if isinstance(part, Text)) if words else ""
         asked = telling_terms(self.store, said)
         found = by_words(self.store, asked, depth, None if allowed is None else allowed.tolist())
         rankings.append((1.0, found))
         by["words"] = set(found)
-        scores, named = self._with_names(fused(rankings), by_name(self.store, asked, depth), allowed)
-        by["name"] = named
-        return self._hits(best_first(scores), queries_QE, k, per_file, by, known)
+        scores, by["name"] = self._with_names(fused(rankings), by_name(self.store, asked, depth), allowed)
+        return self._hits(best_first(scores), queries_Q2E, k, per_file, by, known)
 
     def _queries(
         self, parts: list[Part], each: bool, like: Sequence[str | Path], unlike: Sequence[str | Path]
     ) -> tuple[np.ndarray, set[int]]:
-        """Query vectors [Q, E], and the contents of the files given, which are no answer."""
+        """Query vectors [Q, 2, E] (for texts, for media), and the contents of the files given, which are no answer."""
         from castor.index.examples import example_vector
 
         groups = [[part] for part in parts] if each else [parts] if parts else []
@@ -167,10 +170,25 @@ class Index:
         good = [example_vector(self, path) for path in like]
         bad = [example_vector(self, path) for path in unlike]
         known = {content for _, content in (*good, *bad) if content is not None}
-        centre = np.mean([*asked, *(vector for vector, _ in good)], axis=0)
+        centre_2E = np.mean([*asked, *(vector_E[None].repeat(2, 0) for vector_E, _ in good)], axis=0)
         if bad:
-            centre = centre - 0.5 * np.mean([vector for vector, _ in bad], axis=0)
-        return (centre / max(float(np.linalg.norm(centre)), 1e-12)).astype(np.float32)[None], known
+            centre_2E = centre_2E - AWAY * np.mean([vector_E for vector_E, _ in bad], axis=0)
+        norms = np.maximum(np.linalg.norm(centre_2E, axis=1, keepdims=True), 1e-12)
+        return (centre_2E / norms).astype(np.float32)[None], known
+
+    def _ranked(self, query_2E: np.ndarray, count: int, allowed: np.ndarray | None, form: str) -> list[int]:
+        """The nearest pieces, best first: texts and media each by the query that is for them, in one order."""
+        if (query_2E[0] == query_2E[1]).all():
+            ids, _ = self.nearest(query_2E[:1], count, allowed=allowed, form=form)
+            return ids[0].tolist()
+        vectors, rows = self.vectors(), self._rows(allowed)
+        is_text_N = self._is_text()
+        found: list[tuple[float, int]] = []
+        for side, query_E in zip((is_text_N, ~is_text_N), query_2E, strict=True):
+            its = np.flatnonzero(side) if rows is None else rows[side[rows]]
+            near, scores = self._nearest(query_E[None], count, its, form)
+            found += zip((-scores[0]).tolist(), vectors.ids_N[near[0]].tolist(), strict=True)
+        return [piece for _, piece in sorted(found)[:count]]
 
     def _with_names(
         self, scores: dict[int, float], contents: list[int], allowed: np.ndarray | None
@@ -194,15 +212,17 @@ class Index:
     def _hits(
         self,
         scores: dict[int, float],
-        queries_QE: np.ndarray,
+        queries_Q2E: np.ndarray,
         k: int,
         per_file: bool,
         by: dict[str, set[int]],
         known: set[int],
     ) -> list[Hit]:
         pieces = np.array(list(scores), np.int64)
-        vectors_NE = self.vectors().take(self.vectors().rows_of(pieces))
-        cosines = (vectors_NE @ queries_QE.T).max(axis=1) if len(pieces) else np.zeros(0)
+        rows = self.vectors().rows_of(pieces)
+        cosines_NQ2 = np.einsum("ne,qse->nqs", self.vectors().take(rows), queries_Q2E)
+        cosines_N2 = cosines_NQ2.max(axis=1)
+        cosines = np.where(self._is_text()[rows], cosines_N2[:, 0], cosines_N2[:, 1])
         found = [
             hit
             for hit in hits_of(self.store, dict(zip(pieces.tolist(), cosines.tolist(), strict=True)))
@@ -230,37 +250,67 @@ class Index:
 
     def vectors(self) -> Vectors:
         """All vectors as they are now."""
+        return self._current().vectors
+
+    def _is_text(self) -> np.ndarray:
+        """Which rows are of texts and code: bool [N]. Pictures of pages are media."""
+        now = self._current()
+        if now.is_text_N is None:
+            rows = self.store.rows(
+                "SELECT pieces.id FROM pieces JOIN contents ON contents.id = pieces.content "
+                "WHERE kind IN ('text', 'code')"
+            )
+            now.is_text_N = np.isin(now.vectors.ids_N, np.array([piece for (piece,) in rows], np.int64))
+        return now.is_text_N
+
+    def _current(self) -> _Current:
         changes = self.store.changes
-        if self._cached is None or self._cached[0] != changes:
+        if self._cached is None or self._cached.changes != changes:
             vectors, there = vectors_of(self.store), self.store.piece_ids()
-            # A kept copy of the vectors may have some that are gone.
             rows = None if len(there) == len(vectors) else vectors.rows_of(there)
-            self._cached, self._candidates = (changes, vectors, rows), {}
-        return self._cached[1]
+            self._cached = _Current(changes=changes, vectors=vectors, rows=rows)
+        return self._cached
 
     def nearest(
         self, queries_QE: np.ndarray, k: int, *, allowed: np.ndarray | None = None, form: str = "auto"
     ) -> tuple[np.ndarray, np.ndarray]:
         """Ids of pieces and cosines, [Q, at most k], best first; of `allowed` pieces alone where these are given."""
+        found, scores = self._nearest(queries_QE, k, self._rows(allowed), form)
+        return self.vectors().ids_N[found], scores
+
+    def _rows(self, allowed: np.ndarray | None) -> np.ndarray | None:
+        return self._current().rows if allowed is None else self.vectors().rows_of(allowed)
+
+    def _nearest(
+        self, queries_QE: np.ndarray, k: int, rows: np.ndarray | None, form: str
+    ) -> tuple[np.ndarray, np.ndarray]:
         if form not in ("auto", *FORMS):
             raise ValueError(f"form={form!r} is not one of auto, {', '.join(FORMS)}")
-        vectors = self.vectors()
-        assert self._cached is not None
-        rows = self._cached[2] if allowed is None else vectors.rows_of(allowed)
+        now, vectors = self._current(), self.vectors()
         num = len(vectors) if rows is None else len(rows)
         if form == "auto":
             form = "exact" if num < GRAPH_FROM else "graph" if Graph.is_kept(self.store) else "bits"
+        if form not in now.candidates:
+            now.candidates[form] = Graph.of(self.store, vectors) if form == "graph" else candidates_of(form, vectors)
         if not num:
             return np.zeros((len(queries_QE), 0), np.int64), np.zeros((len(queries_QE), 0), np.float32)
-        if form not in self._candidates:
-            self._candidates[form] = Graph.of(self.store, vectors) if form == "graph" else candidates_of(form, vectors)
-        candidates = self._candidates[form]
+        candidates = now.candidates[form]
         if candidates is None:
-            found, scores = exact(vectors, queries_QE, k, rows)
-        else:
-            found, scores = rescored(vectors, candidates, queries_QE, k, rows)
-        is_there = found.min(axis=0, initial=0) >= 0 if len(found) else np.ones(found.shape[1], bool)
-        return vectors.ids_N[found[:, is_there]], scores[:, is_there]
+            return exact(vectors, queries_QE, k, rows)
+        found, scores = rescored(vectors, candidates, queries_QE, k, rows)
+        is_there = (found >= 0).all(axis=0)
+        return found[:, is_there], scores[:, is_there]
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Current:
+    """The vectors as they were at a count of changes, and what was computed from them."""
+
+    changes: int
+    vectors: Vectors
+    rows: np.ndarray | None  # those that are there; None for all: a kept copy may have some that are gone
+    is_text_N: np.ndarray | None = None
+    candidates: dict[str, Candidates | None] = dataclasses.field(default_factory=dict)
 
 
 def _summed(reports: list[Report]) -> Report:

@@ -20,7 +20,7 @@ import numpy as np
 from castor.index.ahead import Claims, Closed, Cut, Opened, events_of
 from castor.index.build import Progress, Report, UpdateConfig, changed_files
 from castor.index.embedder import Embedder
-from castor.index.index import Index
+from castor.index.index import FROM_PYTHON, Index
 from castor.index.piece import Piece
 from castor.index.reading import ReadingConfig
 from castor.index.store import Entry, FileState
@@ -110,6 +110,8 @@ def update_on_ray(
     ValueError where Ray is not installed. Copies are embedded once each, but stored once.
     """
     config, report, start_s, store = config or UpdateConfig(), Report(), time.perf_counter(), index.store
+    if store.header.model == FROM_PYTHON:
+        raise ValueError(f"{index.folder}: workers load the model by its name; make the index with a name")
     ray = _connected(address)
     with store.writing():
         if config.retry:

@@ -238,8 +238,9 @@ class Store:
                     cursor.execute("DELETE FROM files WHERE id = ?", (file,))
 
     def forget_problems(self) -> None:
-        """Contents that could not be read are unknown again, and so are their files: they will be tried anew."""
+        """Contents that could not be read are unknown again, and all files with problems are to be looked at anew."""
         with self._transaction() as cursor:
+            cursor.execute("UPDATE files SET checked_ns = 0 WHERE problem IS NOT NULL")
             cursor.execute("UPDATE files SET checked_ns = 0, content = NULL WHERE content IN (" + _WITH_PROBLEM + ")")
             cursor.execute(f"DELETE FROM contents WHERE id IN ({_WITH_PROBLEM})")
 
