@@ -127,12 +127,12 @@ def index_folder(given: str | None) -> Path:
 def run_index(arguments: Any) -> int:
     """castor index: folders are checked before the model is loaded."""
     from castor.index.index import Index
-    from castor.index.store import FILE
+    from castor.index.store import Store
     from castor.index.walk import root_of
 
     folder = index_folder(arguments.index)
     folders = [root_of(each) for each in arguments.folders]
-    is_there = (folder / FILE).is_file()
+    is_there = Store.is_begun(folder)
     if not is_there and (arguments.status or not folders):
         raise ValueError(f"{folder}: there is no index here yet; to make one: castor index DIR")
     model = arguments.model if is_there else arguments.model or "atom"
@@ -140,6 +140,8 @@ def run_index(arguments: Any) -> int:
     if arguments.status:
         _tell_status(index, as_json=arguments.json)
         return 0
+    if arguments.model:
+        index.load_model()  # another one than the index's is refused before anything is done
     from castor.index.build import UpdateConfig
 
     config = UpdateConfig(exclude=tuple(arguments.exclude), retry=arguments.retry, check_all=arguments.check_all)

@@ -269,6 +269,14 @@ def test_two_models_do_not_mix(model: castor.Model, things: Path, tmp_path: Path
         castor.Index(tmp_path / "third", model=model, storage="float8")
 
 
+def test_killed_before_there_are_tables(model: castor.Model, things: Path, tmp_path: Path) -> None:
+    (tmp_path / "index").mkdir()
+    (tmp_path / "index" / "index.db").touch()
+    with pytest.raises(ValueError, match="there is no index here"):
+        castor.Index(tmp_path / "index")
+    assert castor.Index(tmp_path / "index", model=model).update(things).num_new == 9
+
+
 def test_one_writer_at_a_time(model: castor.Model, things: Path, tmp_path: Path) -> None:
     index, other = (castor.Index(tmp_path / "index", model=model) for _ in range(2))
     index.update(things)

@@ -15,7 +15,7 @@ from castor.index.reading import ReadingConfig, content_key, pieces_of, taken_s
 from castor.media.audio import decode_audio, encode_wav
 from castor.media.document import split_pages
 from castor.media.limits import Limits, MediaError
-from castor.media.segments import video_segments
+from castor.media.segments import frame_at, video_segments
 from castor.media.video import decode_video, encode_mp4
 
 
@@ -53,6 +53,15 @@ def test_a_long_film_is_cut_into_segments(film: bytes) -> None:
     for piece, segment in zip(made, video_segments(film, "a.mp4", Limits(), 30.0, 1.0), strict=True):
         clip = piece.parts[0].clip(num_frames=99)
         assert np.array_equal(clip.frames_FHWC, segment.frames_FHWC)
+
+
+def test_one_frame_and_the_last_segments(film: bytes) -> None:
+    for time_s in (0.0, 31.5, 69.9, 99.0):
+        grey = frame_at(film, "a.mp4", Limits(), time_s).mean()
+        assert round((grey - 20) / 3) == min(int(time_s), 69)
+    (last,) = video_segments(film, "a.mp4", Limits(), 30.0, 1.0, from_s=50.0)
+    *_, wanted = video_segments(film, "a.mp4", Limits(), 30.0, 1.0)
+    assert last.start_s == wanted.start_s and np.array_equal(last.frames_FHWC, wanted.frames_FHWC)
 
 
 def test_a_short_film_is_given_whole() -> None:

@@ -102,6 +102,8 @@ def test_words_and_names_are_found(index: castor.Index) -> None:
 def test_filters(index: castor.Index, things: Path) -> None:
     assert {hit.kind for hit in index.search("x", k=50, kinds=("image", "code"))} == {"image", "code"}
     assert names(index.search("x", k=50, paths=("trips/*.md",))) == ["boats.md"]
+    (copy,) = index.search("x", k=50, paths=("trips/*.png",))
+    assert names([copy]) == ["copy.png"] and copy.also == (str(things / "scene.png"),)
     assert names(index.search("x", k=50, paths=("*.pdf",))) == ["page.pdf"]
     assert names(index.search("x", k=50, paths=(f"{things}/s*",), kinds=("code",))) == ["sums.py"]
     assert names(index.search("x", k=50, before="2021")) == ["page.pdf"]

@@ -106,10 +106,10 @@ def _film(data: bytes, name: str, hit: Hit) -> Video:
     config, start_s = ReadingConfig(), hit.place.start_s or 0.0
     if video_seconds(data, name, config.limits) <= config.longest_s:
         return Video(data, name=name, limits=config.limits)
-    for segment in video_segments(data, name, config.limits, config.longest_s, FRAMES_PER_SECOND):
-        if segment.end_s > start_s + 0.1:
-            rate = len(segment.frames_FHWC) / (segment.end_s - segment.start_s)
-            return Video.from_frames(segment.frames_FHWC, rate, segment.samples_S, name)
+    segments = video_segments(data, name, config.limits, config.longest_s, FRAMES_PER_SECOND, start_s + 0.1)
+    for segment in segments:
+        rate = len(segment.frames_FHWC) / (segment.end_s - segment.start_s)
+        return Video.from_frames(segment.frames_FHWC, rate, segment.samples_S, name)
     raise MediaError(f"{name}: the film no longer reaches {hit.place}")
 
 

@@ -57,12 +57,15 @@ Progress = Callable[[int, int, Report], None]  # bytes done, bytes to do, the re
 
 def update(
     store: Store,
-    embedder: Embedder,
+    embedder: Callable[[], Embedder],
     root: str,
     config: UpdateConfig | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Bring `store` up to date with the folder `root` (an absolute path); an interrupt ends it early and cleanly."""
+    """Bring `store` up to date with the folder `root` (an absolute path); an interrupt ends it early and cleanly.
+
+    `embedder` gives the model; it is asked for only where there are files to read.
+    """
     config, report, start_s = config or UpdateConfig(), Report(), time.perf_counter()
     with store.writing():
         if config.retry:
@@ -70,10 +73,11 @@ def update(
         store.add_root(root)
         try:
             todo = changed_files(store, root, config, report)
-            job = Job(store, embedder.pieces, report)
-            claims = Claims(job.committed)
-            with reading_ahead(todo, claims, config.reading, config.num_threads) as events:
-                job.run(events, sum(file.size_bytes for file in todo), progress)
+            if todo:
+                job = Job(store, embedder().pieces, report)
+                claims = Claims(job.committed)
+                with reading_ahead(todo, claims, config.reading, config.num_threads) as events:
+                    job.run(events, sum(file.size_bytes for file in todo), progress)
             store.sweep()
         except KeyboardInterrupt:
             report.is_interrupted = True

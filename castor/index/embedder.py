@@ -63,8 +63,8 @@ class Embedder:
             return [Text(UNTITLED.replace("none", title) + first.text), *piece.parts[1:]]
         return [Text(f"{piece.title}\n{first.text}" if piece.title else first.text), *piece.parts[1:]]
 
-    def _vectors(self, prompts: Sequence[list[Part]]) -> np.ndarray:
-        return self.model.embed(*prompts, dimensions=self.dimensions).float().numpy()
+    def _vectors(self, prompts: Sequence[Sequence[Part]]) -> np.ndarray:
+        return self.model.embed(*map(list, prompts), dimensions=self.dimensions).float().numpy()
 
 
 def identity_of(model: Model) -> str:

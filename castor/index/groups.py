@@ -81,7 +81,7 @@ def duplicates(index: Index, likeness: float = 0.98, **filters: Any) -> list[Gro
     if not 0 < likeness <= 1:
         raise ValueError(f"likeness={likeness!r} must lie above 0 and up to 1")
     _, pieces, vectors_NE = file_vectors(index, **filters)
-    hits = _hits(index, pieces)
+    hits = _hits(index, pieces, filters)
     kinds = np.array([hit.kind for hit in hits])
     leader, lowest = list(range(len(hits))), dict.fromkeys(range(len(hits)), 1.0)
     for start in range(0, len(hits), PAIR_ROWS):
@@ -110,9 +110,9 @@ def _leader(leader: list[int], at: int) -> int:
     return at
 
 
-def _hits(index: Index, pieces: np.ndarray, scores: np.ndarray | None = None) -> list[Hit]:
+def _hits(index: Index, pieces: np.ndarray, filters: dict[str, Any], scores: np.ndarray | None = None) -> list[Hit]:
     values = np.ones(len(pieces)) if scores is None else scores
-    hits = hits_of(index.store, dict(zip(pieces.tolist(), values.tolist(), strict=True)))
+    hits = hits_of(index.store, dict(zip(pieces.tolist(), values.tolist(), strict=True)), Filter(**filters))
     assert len(hits) == len(pieces), "files went while they were grouped"
     return hits
 
@@ -124,11 +124,11 @@ def classify(index: Index, labels: Sequence[str], **filters: Any) -> list[Labell
         raise ValueError(f"labels={labels!r}: to choose among, there must be at least two")
     _, pieces, vectors_NE = file_vectors(index, **filters)
     for_texts_LE, for_media_LE = index.embedder.labels(labels)
-    is_text_N = np.array([hit.kind in ("text", "code") for hit in _hits(index, pieces)])
+    is_text_N = np.array([hit.kind in ("text", "code") for hit in _hits(index, pieces, filters)])
     cosines_NL = np.where(is_text_N[:, None], vectors_NE @ for_texts_LE.T, vectors_NE @ for_media_LE.T)
     order_NL = np.argsort(-cosines_NL, axis=1, kind="stable")
     sorted_NL = np.take_along_axis(cosines_NL, order_NL, axis=1)
-    hits = _hits(index, pieces, sorted_NL[:, 0])
+    hits = _hits(index, pieces, filters, sorted_NL[:, 0])
     found = [
         Labelled(hit=hit, label=labels[best], margin=float(first - second))
         for hit, best, (first, second) in zip(hits, order_NL[:, 0], sorted_NL[:, :2], strict=True)
@@ -148,7 +148,7 @@ def clusters(index: Index, count: int | None = None, seed: int = 0, **filters: A
     count = count or min(len(contents), max(2, min(12, round((len(contents) / 2) ** 0.5))))
     which, centres_KE = k_means(vectors_NE, count, seed)
     typical = (vectors_NE * centres_KE[which]).sum(axis=1)
-    hits = _hits(index, pieces, typical)
+    hits = _hits(index, pieces, filters, typical)
     names = _names(index, hits, which, count)
     groups = []
     for at in range(count):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from castor.index.filters import Filter
 from castor.index.piece import Place
 from castor.index.store import Store
 
@@ -52,8 +53,11 @@ class Hit:
         return {**head, **self.place.values(), "date": date, **said, **text, **also, **more, **found}
 
 
-def hits_of(store: Store, scores: Mapping[int, float]) -> list[Hit]:
-    """Hits of pieces (id -> cosine), in their order; pieces that no file has any more are left out."""
+def hits_of(store: Store, scores: Mapping[int, float], chosen: Filter | None = None) -> list[Hit]:
+    """Hits of pieces (id -> cosine), in their order; pieces that no file has any more are left out.
+
+    Of several files with one content, the first that was asked for stands for all.
+    """
     rows = store.rows(
         "SELECT pieces.id, pieces.content, place, title, text, kind, taken_s FROM pieces "
         "JOIN contents ON contents.id = pieces.content WHERE pieces.id IN (SELECT value FROM json_each(?))",
@@ -61,10 +65,12 @@ def hits_of(store: Store, scores: Mapping[int, float]) -> list[Hit]:
     )
     files: dict[int, list[tuple[str, int]]] = {}
     contents = json.dumps(sorted({row[1] for row in rows}))
+    where, values = (chosen or Filter()).where()
     query = (
-        "SELECT content, path, modified_ns FROM files WHERE content IN (SELECT value FROM json_each(?)) ORDER BY path"
+        "SELECT content, path, modified_ns FROM files JOIN contents ON contents.id = files.content "
+        f"WHERE content IN (SELECT value FROM json_each(:contents)) ORDER BY ({where}) DESC, path"
     )
-    for content, path, modified_ns in store.rows(query, (contents,)):
+    for content, path, modified_ns in store.rows(query, {"contents": contents, **values}):
         files.setdefault(content, []).append((path, modified_ns))
     made = {}
     for piece, content, place, title, text, kind, taken_s in rows:

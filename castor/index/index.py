@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from castor.content import Part, Text
+from castor.engine.model import Model, load
 from castor.index.build import Progress, Report, UpdateConfig, update
 from castor.index.embedder import Embedder
 from castor.index.filters import Filter
@@ -40,10 +41,9 @@ class Index:
         self,
         folder: str | Path,
         *,
-        model: Any = None,
+        model: Model | str | None = None,
         dimensions: int | None = None,
         storage: str | None = None,
-        load: Callable[[str], Any] | None = None,
     ) -> None:
         """The index in `folder`, which is made there when `model` is given and nothing is.
 
@@ -51,9 +51,8 @@ class Index:
         loaded by its name. ValueError where an index holds vectors of another model, or of other dimensions.
         """
         self.folder = Path(folder).expanduser()
-        self._load = load or _load
         self._embedder: Embedder | None = None
-        is_there = (self.folder / "index.db").is_file()
+        is_there = Store.is_begun(self.folder)
         if model is not None and (not is_there or not isinstance(model, str)):
             self._embedder = self._made(model, dimensions)
         create = None
@@ -80,19 +79,23 @@ class Index:
     @property
     def embedder(self) -> Embedder:
         """The model, loaded on first use and checked against the index's vectors."""
+        return self.load_model()
+
+    def load_model(self) -> Embedder:
+        """Load it now rather than at the first question; ValueError where it is not the one of the index's vectors."""
         if self._embedder is None:
             made = self._made(self._wanted or self.store.header.model, self.store.header.dimensions)
             self._check(made)
             self._embedder = made
         return self._embedder
 
-    def _made(self, model: Any, dimensions: int | None) -> Embedder:
+    def _made(self, model: Model | str, dimensions: int | None) -> Embedder:
         if not isinstance(model, str):
             return Embedder(model, FROM_PYTHON, dimensions)
         if model == FROM_PYTHON:
             raise ValueError(f"{self.folder}: this index was made with a model given from Python; give it, or its name")
         name = str(Path(model).resolve()) if Path(model).is_dir() else model
-        return Embedder(self._load(model), name, dimensions)
+        return Embedder(load(model), name, dimensions)
 
     def _check(self, embedder: Embedder) -> None:
         header = self.store.header
@@ -115,7 +118,11 @@ class Index:
         roots = [root_of(folder)] if folder is not None else self.store.roots()
         if not roots:
             raise ValueError(f"{self.folder}: no folder is indexed yet; name one")
-        reports = [update(self.store, self.embedder, root_of(root), config, progress) for root in roots]
+        reports: list[Report] = []
+        for root in roots:
+            reports.append(update(self.store, lambda: self.embedder, root_of(root), config, progress))
+            if reports[-1].is_interrupted:
+                break
         return _summed(reports)
 
     def search(
@@ -139,8 +146,10 @@ class Index:
         parts = [Text(part) if isinstance(part, str) else part for part in question]
         if not parts and not like:
             raise ValueError("nothing to search for: give a text, a picture, a sound, a video, or files to be like")
-        queries_Q2E, known = self._queries(parts, each, like, unlike)
+        if form not in ("auto", *FORMS):
+            raise ValueError(f"form={form!r} is not one of auto, {', '.join(FORMS)}")
         chosen = Filter(**filters)
+        queries_Q2E, known = self._queries(parts, each, like, unlike)
         allowed = None if chosen.is_open else self.allowed(chosen)
         depth = max(DEPTH, 5 * k)
         rankings: list[tuple[float, list[int]]] = []
@@ -155,7 +164,8 @@ class Index:
         rankings.append((1.0, found))
         by["words"] = set(found)
         scores, by["name"] = self._with_names(fused(rankings), by_name(self.store, asked, depth), allowed)
-        return self._hits(best_first(scores), queries_Q2E, k, per_file, by, known)
+        hits = self._hits(best_first(scores), queries_Q2E, chosen)
+        return _top([hit for hit in hits if hit.content not in known], k, per_file, by)
 
     def _queries(
         self, parts: list[Part], each: bool, like: Sequence[str | Path], unlike: Sequence[str | Path]
@@ -209,34 +219,14 @@ class Index:
             scores[piece] = scores.get(piece, 0.0) + score
         return scores, set(best)
 
-    def _hits(
-        self,
-        scores: dict[int, float],
-        queries_Q2E: np.ndarray,
-        k: int,
-        per_file: bool,
-        by: dict[str, set[int]],
-        known: set[int],
-    ) -> list[Hit]:
+    def _hits(self, scores: dict[int, float], queries_Q2E: np.ndarray, chosen: Filter) -> list[Hit]:
+        """Hits in the order of the scores, each with the cosine to the nearest of the questions."""
         pieces = np.array(list(scores), np.int64)
         rows = self.vectors().rows_of(pieces)
         cosines_NQ2 = np.einsum("ne,qse->nqs", self.vectors().take(rows), queries_Q2E)
         cosines_N2 = cosines_NQ2.max(axis=1)
         cosines = np.where(self._is_text()[rows], cosines_N2[:, 0], cosines_N2[:, 1])
-        found = [
-            hit
-            for hit in hits_of(self.store, dict(zip(pieces.tolist(), cosines.tolist(), strict=True)))
-            if hit.content not in known
-        ]
-        grouped: dict[int, list[Hit]] = {}
-        for hit in found:
-            grouped.setdefault(hit.content if per_file else hit.piece, []).append(hit)
-        made = []
-        for first, *rest in list(grouped.values())[:k]:
-            told = tuple(name for name, pieces in by.items() if first.piece in pieces)
-            more = tuple(hit.place for hit in rest[:3])
-            made.append(dataclasses.replace(first, found_by=told, more=more))
-        return made
+        return hits_of(self.store, dict(zip(pieces.tolist(), cosines.tolist(), strict=True)), chosen)
 
     def allowed(self, chosen: Filter) -> np.ndarray:
         """The ids of pieces that pass a filter, rising: int64 [N]."""
@@ -284,8 +274,6 @@ class Index:
     def _nearest(
         self, queries_QE: np.ndarray, k: int, rows: np.ndarray | None, form: str
     ) -> tuple[np.ndarray, np.ndarray]:
-        if form not in ("auto", *FORMS):
-            raise ValueError(f"form={form!r} is not one of auto, {', '.join(FORMS)}")
         now, vectors = self._current(), self.vectors()
         num = len(vectors) if rows is None else len(rows)
         if form == "auto":
@@ -313,6 +301,19 @@ class _Current:
     candidates: dict[str, Candidates | None] = dataclasses.field(default_factory=dict)
 
 
+def _top(hits: Sequence[Hit], k: int, per_file: bool, by: dict[str, set[int]]) -> list[Hit]:
+    """The first k, of each content one where asked, with the other places that were found in it."""
+    grouped: dict[int, list[Hit]] = {}
+    for hit in hits:
+        grouped.setdefault(hit.content if per_file else hit.piece, []).append(hit)
+    made = []
+    for first, *rest in list(grouped.values())[:k]:
+        told = tuple(name for name, pieces in by.items() if first.piece in pieces)
+        more = tuple(hit.place for hit in rest[:3])
+        made.append(dataclasses.replace(first, found_by=told, more=more))
+    return made
+
+
 def _summed(reports: list[Report]) -> Report:
     total = Report()
     for report in reports:
@@ -322,9 +323,3 @@ def _summed(reports: list[Report]) -> Report:
         total.seconds = {name: seconds + report.seconds[name] for name, seconds in total.seconds.items()}
         total.is_interrupted |= report.is_interrupted
     return total
-
-
-def _load(name: str) -> Any:
-    from castor.engine.model import load
-
-    return load(name)

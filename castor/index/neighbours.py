@@ -21,7 +21,7 @@ from castor.index.quantise import to_bits, to_int8
 
 FORMS = ("exact", "int8", "bits", "graph")
 CHUNK_ROWS = 1 << 16
-CANDIDATES = 20  # for each neighbour wanted, at least 200: what is scored again
+CANDIDATES = 10  # for each neighbour wanted, at least 200: what is scored again
 
 
 @dataclass(frozen=True, eq=False)

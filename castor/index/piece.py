@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from castor.content import Part
+from castor.content import Media, Part
 
 KINDS = ("image", "audio", "video", "document", "text", "code")
 
@@ -56,10 +56,7 @@ class Piece:
     @property
     def size_bytes(self) -> int:
         """About how much memory it takes."""
-        held = (getattr(part, "_made_from", None) or () for part in self.parts)
-        arrays = sum(getattr(value, "nbytes", 0) for values in held for value in values)
-        files = sum(len(getattr(part, "_data", None) or b"") for part in self.parts)
-        return arrays + files + len(self.text)
+        return len(self.text) + sum(part.held_bytes for part in self.parts if isinstance(part, Media))
 
 
 def _clock(seconds: float) -> str:

@@ -105,7 +105,7 @@ class Store:
         """The store in `folder`; with `create` it is made there if there is none. ValueError where there is none."""
         folder = Path(folder)
         path = folder / FILE
-        if not path.is_file() and create is None:
+        if create is None and not cls.is_begun(folder):
             raise ValueError(f"{folder}: there is no index here; to make one: castor index DIR --index {folder}")
         folder.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
@@ -122,6 +122,20 @@ class Store:
             connection.close()
             raise
         return cls(folder, connection, header)
+
+    @staticmethod
+    def is_begun(folder: str | Path) -> bool:
+        """Whether there is a store in `folder`; a process that was killed at its very start leaves an empty file."""
+        path = Path(folder) / FILE
+        if not path.is_file():
+            return False
+        connection = sqlite3.connect(path, timeout=60)
+        try:
+            return connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone() is not None
+        except sqlite3.DatabaseError:  # not a database: `open` says so
+            return True
+        finally:
+            connection.close()
 
     def close(self) -> None:
         """Close the file."""
@@ -338,8 +352,7 @@ def _header(connection: sqlite3.Connection, path: Path, create: Header | None) -
     try:
         has_tables = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone()
         if not has_tables:
-            if create is None:
-                raise ValueError(f"{path}: an index that was never begun; to fill it: castor index DIR")
+            assert create is not None
             check_storage(create.storage)
             for statement in filter(str.strip, SCHEMA.split(";")):
                 connection.execute(statement)

@@ -13,7 +13,7 @@ from castor.index.hits import Hit
 from castor.index.reading import ReadingConfig
 from castor.media.document import split_pages
 from castor.media.limits import MediaError
-from castor.media.segments import video_segments
+from castor.media.segments import frame_at
 from castor.media.source import read_file
 
 SIDE_PX = 240
@@ -44,11 +44,8 @@ def _pixels(data: bytes, hit: Hit) -> np.ndarray | None:
             if number == (hit.place.page or 1):
                 return Document(page, limits=limits).pages(dpi=60)[0]
     if hit.kind == "video":
-        start_s = hit.place.start_s or 0.0
-        longest_s = max((hit.place.end_s or 0.0) - start_s, 1.0) + 0.05
-        for segment in video_segments(data, hit.path, limits, longest_s, 1.0):
-            if segment.end_s > start_s + 0.1:
-                return segment.frames_FHWC[len(segment.frames_FHWC) // 2]
+        middle_s = ((hit.place.start_s or 0.0) + (hit.place.end_s or 0.0)) / 2
+        return frame_at(data, hit.path, limits, middle_s)
     return None
 
 

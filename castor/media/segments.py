@@ -35,10 +35,22 @@ def video_seconds(data: bytes, name: str, limits: Limits) -> float:
         return frame_times(data, name, limits, _checked(data, name))[2]
 
 
-def video_segments(data: bytes, name: str, limits: Limits, longest_s: float, fps: float) -> Iterator[Segment]:
+def frame_at(data: bytes, name: str, limits: Limits, time_s: float) -> np.ndarray:
+    """The frame on screen at `time_s` from the beginning, uint8 [H, W, 3]; the last one at the end. MediaError."""
+    libav_format = _checked(data, name)
+    with decoding(name, "video", libav_errors()):
+        starts_s, keys, _ = frame_times(data, name, limits, libav_format)
+        at = int(np.searchsorted(starts_s, starts_s[0] + time_s + SAME_TIME_S, side="right")) - 1
+        return decode_frames(data, name, limits, libav_format, starts_s[[max(at, 0)]], keys)[0][0]
+
+
+def video_segments(
+    data: bytes, name: str, limits: Limits, longest_s: float, fps: float, from_s: float = 0.0
+) -> Iterator[Segment]:
     """As few segments of equal length as are none longer than `longest_s`, with `fps` frames a second.
 
-    Only one segment's frames are in memory at a time; the sound track is decoded once. Raises MediaError.
+    Those that end before `from_s` are left out. Only one segment's frames are in memory at a time; the sound track is
+    decoded once. Raises MediaError.
     """
     libav_format = _checked(data, name)
     with decoding(name, "video", libav_errors()):
@@ -47,6 +59,8 @@ def video_segments(data: bytes, name: str, limits: Limits, longest_s: float, fps
     count = max(1, math.ceil(duration_s / longest_s - 1e-6))
     bounds_s = np.linspace(0.0, duration_s, count + 1)
     for start_s, end_s in zip(bounds_s[:-1], bounds_s[1:], strict=True):
+        if end_s <= from_s:
+            continue
         ticks_s = np.arange(start_s, end_s - SAME_TIME_S, 1 / fps) + starts_s[0]
         shown = np.unique(np.searchsorted(starts_s, ticks_s + SAME_TIME_S, side="right") - 1)
         with decoding(name, "video", libav_errors()):
