@@ -211,14 +211,18 @@ def _tell_problems(problems: Sequence[tuple[str, str]]) -> None:
         return
     other_kinds = Counter(why for _, why in problems if why.startswith("not a kind of file"))
     broken = [(path, why) for path, why in problems if why not in other_kinds]
-    table = Table("not in the index", "why", title=f"{len(problems):,} files", title_justify="left")
+    table = Table("not in the index", "why", title=_files(len(problems)), title_justify="left")
     for path, why in broken[:MOST_TOLD]:
         table.add_row(_plain(path), _plain(why))
     if len(broken) > MOST_TOLD:
         table.add_row(f"and {len(broken) - MOST_TOLD:,} more", "castor index --status --json names all")
     for why, count in other_kinds.most_common():
-        table.add_row(f"{count:,} files", why)
+        table.add_row(_files(count), why)
     _console().print(table)
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count:,} files"
 
 
 def _tell_status(index: Index, *, as_json: bool) -> None:
