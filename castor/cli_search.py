@@ -80,6 +80,7 @@ def _index_options(parser: Any) -> None:
     parser.add_argument(
         "--graph", action="store_true", help="make a graph for approximate search, and state its recall"
     )
+    parser.add_argument("--forget", metavar="DIR", help="drop a folder with its files from the index")
     parser.add_argument("--status", action="store_true", help="only say what is in the index")
     parser.add_argument("--json", action="store_true", help="the report as one JSON object")
     parser.add_argument("--ray", metavar="ADDRESS", help='embed on a Ray cluster ("local" begins one here)')
@@ -133,10 +134,13 @@ def run_index(arguments: Any) -> int:
     folder = index_folder(arguments.index)
     folders = [root_of(each) for each in arguments.folders]
     is_there = Store.is_begun(folder)
-    if not is_there and (arguments.status or not folders):
+    if not is_there and (arguments.status or arguments.forget or not folders):
         raise ValueError(f"{folder}: there is no index here yet; to make one: castor index DIR")
     model = arguments.model if is_there else arguments.model or "atom"
     index = Index(folder, model=model, dimensions=arguments.dimensions, storage=arguments.storage)
+    if arguments.forget:
+        print(f"{arguments.forget}: {_files(index.forget(arguments.forget))} dropped from the index")
+        return 0
     if arguments.status:
         _tell_status(index, as_json=arguments.json)
         return 0
@@ -145,15 +149,19 @@ def run_index(arguments: Any) -> int:
     from castor.index.build import UpdateConfig
 
     config = UpdateConfig(exclude=tuple(arguments.exclude), retry=arguments.retry, check_all=arguments.check_all)
-    is_interrupted = False
-    for root in folders or index.store.roots():
+    lost = [root for root in index.store.roots() if not folders and not Path(root).is_dir()]
+    for root in [root for root in folders or index.store.roots() if root not in lost]:
         report = _updated(index, root, config, arguments)
         _tell_report(root, report, as_json=arguments.json)
-        is_interrupted |= report.is_interrupted
-        if is_interrupted:
+        if report.is_interrupted:
             return 130
     _keep_graph(index, wanted=arguments.graph)
-    return 0
+    for root in lost:
+        print(
+            f"castor: {root} is not there, its files are kept; to drop them: castor index --forget {root}",
+            file=sys.stderr,
+        )
+    return 2 if lost else 0
 
 
 def _updated(index: Index, root: str, config: Any, arguments: Any) -> Report:

@@ -343,6 +343,9 @@ def test_command_line(
         assert main(["search", *extra]) == 0
         assert wanted in capsys.readouterr().out
     assert main(["search", "--map", str(tmp_path / "map.html"), "--clusters", "2"]) == 0
+    things.rename(things.with_name("away"))
+    assert main(["index"]) == 2 and "is not there, its files are kept" in capsys.readouterr().err
+    things.with_name("away").rename(things)
     assert main(["index", "--status", "--json"]) == 0
     about = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert about["dimensions"] == 24 and about["kinds"]["image"] == {"files": 2, "pieces": 1}
@@ -352,5 +355,11 @@ def test_command_line(
         (["search", "--duplicates", "--labels", "a,b"], "leave out --labels"),
         (["index", str(tmp_path / "none")], "no such folder"),
         (["ask"], "nothing to answer"),
+        (["index", "--forget", str(tmp_path)], "not one of the folders"),
     ):
         assert main(wrong) == 2 and why in capsys.readouterr().err
+    assert main(["index", "--forget", str(things)]) == 0
+    assert "9 files dropped" in capsys.readouterr().out
+    assert main(["index", "--status", "--json"]) == 0
+    about = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert about["roots"] == [] and about["kinds"] == {} and about["problems"] == []

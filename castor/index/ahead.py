@@ -52,7 +52,7 @@ class Closed:
 
     number: int
     problem: str | None = None
-    seconds: float = 0.0  # that a thread spent on it
+    seconds: float = 0.0  # that a thread spent on it, without waiting for the model
 
 
 Event = Opened | Cut | Closed
@@ -74,7 +74,7 @@ class Claims:
 
 def events_of(number: int, file: Found, claims: Claims, config: ReadingConfig) -> Iterator[Event]:
     """The events of one file, in order; never an error for what a file may be like."""
-    start_s, name = time.perf_counter(), Path(file.path).name
+    name = Path(file.path).name
     state = FileState(
         path=file.path, size_bytes=file.size_bytes, modified_ns=file.modified_ns, checked_ns=time.time_ns()
     )
@@ -90,7 +90,7 @@ def events_of(number: int, file: Found, claims: Claims, config: ReadingConfig) -
     if form is None:
         told = told if file.size_bytes else "the file is empty"
         yield Opened(number=number, state=replace(state, problem=told))
-        yield Closed(number=number, seconds=time.perf_counter() - start_s)
+        yield Closed(number=number)
         return
     key, problem = content_key(form, data), None
     is_new = claims.take(key)
@@ -102,7 +102,19 @@ def events_of(number: int, file: Found, claims: Claims, config: ReadingConfig) -
                 yield Cut(number=number, piece=piece)
         except ValueError as error:
             problem = _told(error, name)
-    yield Closed(number=number, problem=problem, seconds=time.perf_counter() - start_s)
+    yield Closed(number=number, problem=problem)
+
+
+def _timed(events: Iterator[Event]) -> Iterator[Event]:
+    """The same, with the seconds that they took in the last one."""
+    seconds = 0.0
+    while True:
+        start_s = time.perf_counter()
+        event = next(events, None)
+        seconds += time.perf_counter() - start_s
+        if event is None:
+            return
+        yield replace(event, seconds=seconds) if isinstance(event, Closed) else event
 
 
 def _told(error: ValueError, name: str) -> str:
@@ -132,7 +144,7 @@ def reading_ahead(
             while not stop.is_set():
                 with lock:
                     taken = next(left, None)
-                if taken is None or not all(put(event) for event in events_of(*taken, claims, config)):
+                if taken is None or not all(map(put, _timed(events_of(*taken, claims, config)))):
                     return
         finally:
             put(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,14 @@ class Index:
             if reports[-1].is_interrupted:
                 break
         return _summed(reports)
+
+    def forget(self, folder: str | Path) -> int:
+        """Drop a folder with all its files, whether it still exists or not; gives how many files that were."""
+        path = os.path.realpath(Path(folder).expanduser())
+        if path not in self.store.roots():
+            raise ValueError(f"{folder}: not one of the folders of this index: {', '.join(self.store.roots())}")
+        with self.store.writing():
+            return self.store.drop_root(path)
 
     def search(
         self,

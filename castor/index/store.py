@@ -251,6 +251,16 @@ class Store:
                     )
                     cursor.execute("DELETE FROM files WHERE id = ?", (file,))
 
+    def drop_root(self, path: str) -> int:
+        """Forget a folder and all files below it; gives how many. Files below another remembered folder stay."""
+        with self._transaction() as cursor:
+            cursor.execute("DELETE FROM roots WHERE path = ?", (path,))
+        others = tuple(f"{root.rstrip('/')}/" for root in self.roots())
+        gone = [file for file in self.files(path) if not file.startswith(others or "\0")]
+        self.forget(gone)
+        self.sweep()
+        return len(gone)
+
     def forget_problems(self) -> None:
         """Contents that could not be read are unknown again, and all files with problems are to be looked at anew."""
         with self._transaction() as cursor:
