@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from castor.calls import FunctionCall, FunctionResponse
     from castor.content import Audio, Document, Image, Message, Part, Text, Video
     from castor.engine.model import Model, load
+    from castor.index.index import Index
 
 __version__ = "0.1.0"
 
@@ -23,6 +24,7 @@ __all__ = [
     "FunctionCall",
     "FunctionResponse",
     "Image",
+    "Index",
     "Message",
     "Model",
     "Part",
@@ -38,6 +40,7 @@ _HOME = {
     "FunctionCall": "castor.calls",
     "FunctionResponse": "castor.calls",
     "Image": "castor.content",
+    "Index": "castor.index.index",
     "Message": "castor.content",
     "Part": "castor.content",
     "Text": "castor.content",

@@ -21,6 +21,7 @@ from castor.cli_options import (
     whole,
 )
 from castor.cli_published import add_published_verbs
+from castor.cli_search import SWITCHES, add_search_verbs
 from castor.cli_serve import add_serve_verb
 from castor.runtime import before_torch, use_faster_malloc
 
@@ -43,6 +44,7 @@ Castor reads text, pictures, sound, video and pages, and writes text and picture
   castor serve                                     answer clients of the Gemini and OpenAI APIs
   castor quantize MODEL --bits 4 --out FOLDER      a smaller, faster model of the same; or --quantize int4 anywhere
   castor bench                                     how fast a model is here, beside what this machine can do
+  castor index ~/things                            make your own files findable, then: castor search "a red boat"
 """
 
 GENERATE = """\
@@ -117,17 +119,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def in_order(argv: list[str]) -> list[str]:
-    """The bare words of `generate` and `embed` as --text options: words and files keep the order they were written in.
+    """Bare words of what takes a prompt as --text options: words and files keep the order they were written in.
 
     ["generate", "hello", "--image", "a.png"] -> ["generate", "--text=hello", "--image", "a.png"]
     """
-    if argv[:1] not in (["generate"], ["embed"]):
+    if argv[:1] not in (["generate"], ["embed"], ["search"], ["ask"]):
         return argv
     kept, words = argv[:1], iter(argv[1:])
     for word in words:
         if word == "--":
             kept += [f"--text={rest}" for rest in words]
-        elif word in (*FLAGS, "--together") or (word.startswith("--") and "=" in word):
+        elif word in (*FLAGS, *SWITCHES, "--together") or (word.startswith("--") and "=" in word):
             kept.append(word)
         elif word.startswith("--"):
             kept += [word, *[value for value in [next(words, None)] if value is not None]]
@@ -165,6 +167,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_published_verbs(verb)
     add_serve_verb(verb)
     add_lowbit_verbs(verb)
+    add_search_verbs(verb)
     _data_options(verb("data", lambda _: data.print_help(), "make, look at and count training data"))
     data = verbs.choices["data"]
     return parser

@@ -93,6 +93,12 @@ class Media:
         assert self._data is not None
         return self._data
 
+    @property
+    def held_bytes(self) -> int:
+        """Memory of the encoded file and of the arrays that it was made from, as far as there are any."""
+        arrays = (getattr(value, "nbytes", 0) for value in self._made_from or ())
+        return len(self._data or b"") + sum(arrays)
+
     def _encode(self) -> bytes:
         raise TypeError(f"a {type(self).__name__.lower()} is made from a file, never from arrays")
 

@@ -73,10 +73,10 @@ def decode_video(
         raise MediaError(f"{name}: not a known kind of video ({kind or data[:8]!r})")
     check_whole(data, kind, name)
     with decoding(name, "video", libav_errors()):
-        starts_s, keys, duration_s = _frame_times(data, name, limits, LIBAV_FORMATS[kind])
+        starts_s, keys, duration_s = frame_times(data, name, limits, LIBAV_FORMATS[kind])
         wanted = choose_frames(starts_s - starts_s[0], duration_s, num_frames, fps, name, limits, choose)
         shown, again = np.unique(wanted, return_inverse=True)
-        frames_FHWC, times_s = _decode_frames(data, name, limits, LIBAV_FORMATS[kind], starts_s[shown], keys)
+        frames_FHWC, times_s = decode_frames(data, name, limits, LIBAV_FORMATS[kind], starts_s[shown], keys)
         if len(shown) < len(wanted) and len(frames_FHWC) == len(shown):
             frames_FHWC, times_s = frames_FHWC[again], times_s[again]
     return Clip(
@@ -123,12 +123,12 @@ def choose_frames(
     return wanted
 
 
-def _frame_times(
+def frame_times(
     data: bytes, name: str, limits: Limits, libav_format: str
 ) -> tuple[np.ndarray, dict[float, int], float]:
     """(when frames are shown [N] in seconds, rising; key frames: time -> where to seek; duration in s).
 
-    Read from packets alone.
+    Read from packets alone. To be called inside `decoding`, as is `decode_frames`.
     """
     with open_container(data, libav_format) as container:
         stream = _video_stream(container, name, limits)
@@ -166,7 +166,7 @@ def _video_stream(container: "av.container.InputContainer", name: str, limits: L
     return streams[0]
 
 
-def _decode_frames(
+def decode_frames(
     data: bytes, name: str, limits: Limits, libav_format: str, wanted_s: np.ndarray, keys: dict[float, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The frames on screen at `wanted_s` [F] and the times at which they begin, on the container's clock."""

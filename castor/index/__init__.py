@@ -1,0 +1,1 @@
+"""A folder's pictures, recordings, films, papers, notes and code, found again by meaning and by word."""

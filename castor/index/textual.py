@@ -1,0 +1,51 @@
+"""Pieces and files by their words: BM25 over texts, and over the names of files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from castor.index.store import Store
+from castor.index.words import phrase, spaced, terms
+
+COMMON_SHARE, COMMON_FROM = 0.2, 50  # a word in more than this share of so many texts says nothing of one
+
+
+def telling_terms(store: Store, question: str) -> list[str]:
+    """The words of a question without those that are everywhere in this index; all of them if nothing else is left."""
+    found = terms(question)
+    (num_texts,) = store.rows("SELECT count(*) FROM pieces WHERE text != ''")[0]
+    if num_texts < COMMON_FROM:
+        return found
+    rare = [term for term in found if _texts_with(store, term) <= COMMON_SHARE * num_texts]
+    return rare or found
+
+
+def _texts_with(store: Store, term: str) -> int:
+    first = spaced(term).split()[0]
+    (count,) = store.rows("SELECT coalesce(max(doc), 0) FROM word_counts WHERE term = ?", (first,))[0]
+    return count
+
+
+def by_words(store: Store, question: Sequence[str], count: int, allowed: Sequence[int] | None) -> list[int]:
+    """Pieces that have any of the words, best first, of those allowed."""
+    if not question:
+        return []
+    chosen = "" if allowed is None else "AND rowid IN (SELECT value FROM json_each(:allowed)) "
+    query = f"SELECT rowid FROM words WHERE words MATCH :match {chosen}ORDER BY rank LIMIT :count"
+    values = {"match": " OR ".join(map(phrase, question)), "count": count}
+    if allowed is not None:
+        values["allowed"] = json.dumps([int(piece) for piece in allowed])
+    return [piece for (piece,) in store.rows(query, values)]
+
+
+def by_name(store: Store, question: Sequence[str], count: int) -> list[int]:
+    """Contents of files whose path has all of the words, best first."""
+    if not question:
+        return []
+    query = (
+        "SELECT files.content FROM names JOIN files ON files.id = names.rowid "
+        "WHERE names MATCH :match AND files.content IS NOT NULL ORDER BY names.rank LIMIT :count"
+    )
+    match = " AND ".join(map(phrase, question))
+    return [content for (content,) in store.rows(query, {"match": match, "count": count})]
