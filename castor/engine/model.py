@@ -239,14 +239,30 @@ class Model:
 
         >>> model.embed("a red circle", [castor.Image("photo.png")], dimensions=256)
         """
-        most = self.decoder.config.text.embedding_dim
-        if most is None or not isinstance(self.renderer, EmbeddingRenderer):
+        self.check_dimensions(dimensions)
+        sequences = [self.encode_vector(_messages(prompt), task) for prompt in prompts]
+        vectors_NE = embed_sequences(self.decoder, sequences, self.device)
+        return vectors_NE if dimensions is None else F.normalize(vectors_NE[:, :dimensions], dim=-1)
+
+    @property
+    def vector_dim(self) -> int | None:
+        """Numbers in the vectors that `embed` makes; None where it makes none."""
+        is_able = isinstance(self.renderer, EmbeddingRenderer)
+        return self.decoder.config.text.embedding_dim if is_able else None
+
+    def check_dimensions(self, dimensions: int | None) -> None:
+        """ValueError where this model makes no vectors, or none of so many numbers."""
+        most = self.vector_dim
+        if most is None:
             raise ValueError("this checkpoint has no embedding head; it writes, but does not embed")
         if dimensions is not None and not 1 <= dimensions <= most:
             raise ValueError(f"dimensions={dimensions} must be from 1 to {most}, the numbers in this model's vectors")
-        sequences = [self.renderer.encode_task(_messages(prompt), task) for prompt in prompts]
-        vectors_NE = embed_sequences(self.decoder, sequences, self.device)
-        return vectors_NE if dimensions is None else F.normalize(vectors_NE[:, :dimensions], dim=-1)
+
+    def encode_vector(self, messages: list[Message], task: str | None = None) -> Sequence:
+        """What the vector of one message is made of, as `embed` makes it; ValueError as there."""
+        self.check_dimensions(None)
+        assert isinstance(self.renderer, EmbeddingRenderer)
+        return self.renderer.encode_task(messages, task)
 
 
 def _codec(folder: Path, device: str) -> ImageCodec | None:
