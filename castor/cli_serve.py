@@ -7,13 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from castor.cli_options import model_option, whole
+from castor.cli_options import whole
 
 SERVE = """\
 Answers clients of the Gemini API and of the OpenAI API; only their address changes.
 
   castor serve                                     the shipped model at http://127.0.0.1:8000
   castor serve --model google/gemma-4-E2B-it       a pulled model
+  castor serve --model atom --model vectors=DIR    several; all but the first are loaded when asked for
   castor serve --alias gemini-2.5-flash            for programs that ask for that name
   castor serve --host 0.0.0.0 --api-key-file keys  for other machines: one key a line, or sha256: and its digest
 
@@ -34,9 +35,23 @@ Needs: pip install 'castor[serve]'
 def add_serve_verb(verb: Callable[..., Any]) -> None:
     """Add it to the command line; `verb` makes one of a name, what it runs, a summary and a text."""
     parser = verb("serve", run_serve, "answer clients of the Gemini and OpenAI APIs over HTTP", SERVE)
-    model_option(parser)
-    parser.add_argument("--name", help="the model's name in addresses (default: as in --model, of a folder its name)")
-    parser.add_argument("--alias", action="append", default=[], metavar="NAME", help="one more name; may be repeated")
+    parser.add_argument(
+        "--model",
+        action="append",
+        metavar="NAME",
+        help="atom, a model folder, or a pulled model; NAME=FOLDER gives it a name; may be repeated (default: atom)",
+    )
+    parser.add_argument("--adapter", metavar="FOLDER", help="an adapter trained for the first model, put onto it")
+    parser.add_argument("--name", help="the first model's name in addresses (default: as in --model, or its folder's)")
+    parser.add_argument(
+        "--alias", action="append", default=[], metavar="NAME", help="one more name of the first; may be repeated"
+    )
+    parser.add_argument(
+        "--idle-minutes", type=float, default=0, metavar="N", help="unload models unasked for so long (default: never)"
+    )
+    parser.add_argument(
+        "--memory-gib", type=float, default=0, metavar="N", help="weights of loaded models together (default: no limit)"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: 8000)")
     parser.add_argument(
@@ -57,13 +72,16 @@ def run_serve(arguments: Any) -> None:
         if error.name not in ("fastapi", "starlette", "uvicorn", "prometheus_client"):
             raise
         raise ValueError(f"serving needs {error.name}: pip install 'castor[serve]'") from None
-    import castor
-    from castor.server.config import ServerConfig
+    from castor.server.config import ServerConfig, check_names
     from castor.server.keys import Keys
+    from castor.server.models import Offer
 
+    (first, path), *others = [_named(model) for model in arguments.model or ["atom"]]
     config = ServerConfig(
-        name=arguments.name or _name(arguments.model),
+        name=arguments.name or first,
         aliases=tuple(arguments.alias),
+        idle_s=60 * arguments.idle_minutes,
+        memory_bytes=int(arguments.memory_gib * 2**30),
         max_rows=arguments.together,
         max_waiting=arguments.queue,
         max_tokens=arguments.max_tokens,
@@ -74,8 +92,17 @@ def run_serve(arguments: Any) -> None:
     if arguments.api_key_file and not len(keys):
         raise ValueError(f"{arguments.api_key_file}: there is no key in this file")
     with listen(arguments.host, arguments.port) as bound:
-        serve(castor.load(arguments.model, adapter=arguments.adapter), config, keys, bound)
+        offers = [Offer.of_name(path, config.names, arguments.adapter)]
+        offers[0].at_once = True
+        for name, folder in others:
+            check_names((name,))
+            offers.append(Offer.of_name(folder, (name,)))
+        serve(offers, config, keys, bound)
 
 
-def _name(model: str) -> str:
-    return Path(model).resolve().name if Path(model).is_dir() else model
+def _named(model: str) -> tuple[str, str]:
+    """The name and the folder or shipped name of what --model says."""
+    name, is_named, folder = model.partition("=")
+    if is_named and not Path(model).is_dir():
+        return name, folder
+    return (Path(model).resolve().name if Path(model).is_dir() else model), model

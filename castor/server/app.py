@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,28 +15,34 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from castor.engine.model import Model
 from castor.server import gemini, health, openai, uploads
-from castor.server.answering import Answerer
 from castor.server.config import ServerConfig
 from castor.server.errors import ApiError
 from castor.server.files import FileStore
 from castor.server.keys import Keys
 from castor.server.measures import Measures, Watch
+from castor.server.models import Models, Offer
 from castor.server.not_offered import not_offered
 from castor.server.refusals import error_response
 from castor.server.service import Service
 
 
-def create_app(model: Model, config: ServerConfig | None = None, keys: Keys | None = None) -> FastAPI:
-    """An ASGI application that answers with `model`; its state's `service` is a Service."""
+def create_app(offered: Model | list[Offer], config: ServerConfig | None = None, keys: Keys | None = None) -> FastAPI:
+    """An ASGI application that answers with a model, under the config's names, or with several.
+
+    Its state's `service` is a Service.
+    """
     config = config or ServerConfig()
-    answerer = Answerer(model, max_rows=config.max_rows, max_waiting=config.max_waiting, limits=config.limits)
-    measures = Measures(lambda: answerer.num_inside)
-    service = Service(answerer=answerer, config=config, files=FileStore(config), measures=measures)
+    offers = offered if isinstance(offered, list) else [Offer.of_model(offered, config.names)]
+    models = Models(offers, config)
+    measures = Measures(models)
+    service = Service(models=models, config=config, files=FileStore(config), measures=measures)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        watching = asyncio.create_task(models.watch())
         yield
-        answerer.close()
+        watching.cancel()
+        models.close()
         service.files.close()
 
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan)

@@ -24,7 +24,7 @@ async def chunks(talk: Talk, model_name: str) -> AsyncIterator[dict[str, Any]]:
         if isinstance(item, End):
             candidate |= {"content": {"role": "model", "parts": [{"text": ""}]}, "finishReason": REASONS[item.reason]}
             if talk.query.samplings[index].logprobs is not None:
-                candidate |= gemini_logprobs(item.said, talk.service.answerer.model.tokenizer)
+                candidate |= gemini_logprobs(item.said, talk.answerer.model.tokenizer)
         elif is_wanted(talk, item):
             candidate["content"] = {"role": "model", "parts": [part_to_json(item)]}
         else:

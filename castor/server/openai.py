@@ -32,19 +32,17 @@ async def chat(request: Request) -> Response:
     """POST /v1/chat/completions."""
     body = await json_of(request)
     name = body.get("model")
-    if not isinstance(name, str):
-        raise ApiError(400, "model must be the name of a model", field="model")
-    service_of(request).check_name(name)
+    offer = service_of(request).models.find(name)
     is_stream, with_usage = streams(body)
-    make = partial(read_chat, body, able(request))
+    make = partial(read_chat, body, able(request, offer.facts))
     head = {"id": f"chatcmpl-{secrets.token_urlsafe(12)}", "created": int(time.time()), "model": name}
 
     async def answer() -> dict[str, Any]:
-        async with talk(service_of(request), make) as speaking:
+        async with talk(service_of(request), name, make) as speaking:
             return {**head, "object": "chat.completion", **await _whole(speaking)}
 
     async def pieces() -> AsyncIterator[dict[str, Any]]:
-        async with talk(service_of(request), make) as speaking:
+        async with talk(service_of(request), name, make) as speaking:
             async for piece in _chunks(speaking, with_usage):
                 yield {**head, "object": "chat.completion.chunk", **piece}
 
@@ -99,7 +97,7 @@ def _logprobs(speaking: Talk, index: int, end: End) -> dict[str, Any] | None:
     """Those of a whole answer, where they were asked for; a stream gives them with its last chunk."""
     if speaking.query.samplings[index].logprobs is None:
         return None
-    return openai_logprobs(end.said, speaking.service.answerer.model.tokenizer)
+    return openai_logprobs(end.said, speaking.answerer.model.tokenizer)
 
 
 def _delta(part: Part, number: int) -> dict[str, Any]:

@@ -18,25 +18,28 @@ from castor.server.config import ServerConfig
 from castor.server.errors import ApiError
 from castor.server.files import FileStore
 from castor.server.measures import Measures
+from castor.server.models import Models
 
 T = TypeVar("T")
 
 
 @dataclass(kw_only=True)
 class Service:
-    """A server's model, settings and state; `request.app.state.service` in a route."""
+    """A server's models, settings and state; `request.app.state.service` in a route."""
 
-    answerer: Answerer
+    models: Models
     config: ServerConfig
     files: FileStore
     measures: Measures
     started_s: float = field(default_factory=time.time)
     is_draining: bool = False
 
-    def check_name(self, name: str) -> None:
-        """ApiError 404 for the name of a model that is not served here."""
-        if name not in self.config.names:
-            raise ApiError(404, f"models/{name[:100]} is not served here; there is: {', '.join(self.config.names)}")
+    @property
+    def answerer(self) -> Answerer:
+        """That of the first model, which must be loaded."""
+        answerer = self.models.offers[0].answerer
+        assert answerer is not None
+        return answerer
 
 
 @dataclass
@@ -44,6 +47,7 @@ class Talk:
     """A prompt that holds a place, and the tokens said so far."""
 
     service: Service
+    answerer: Answerer
     query: Query
     prompt: Prompt
     said: dict[Modality, int] = field(default_factory=dict)
@@ -53,7 +57,7 @@ class Talk:
         started_s, measures, is_first = time.monotonic(), self.service.measures, True
         try:
             for index, sampling in enumerate(self.query.samplings):
-                async for item in self.service.answerer.answer(self.query, self.prompt, sampling):
+                async for item in self.answerer.answer(self.query, self.prompt, sampling):
                     if is_first:
                         measures.first_token.observe(time.monotonic() - started_s)
                         is_first = False
@@ -89,15 +93,21 @@ def page_of(request: Request, items: list[Any], key: str) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def talk(service: Service, make: Callable[[], Query]) -> AsyncGenerator[Talk]:
-    """Take a place, read what `make` gives, and hold the place until the answer is over."""
-    with service.answerer.place():
-        try:
-            query, prompt = await service.answerer.read(make)
-        except ValueError as error:
-            raise ApiError(400, str(error)) from None
-        service.measures.count_tokens("prompt", prompt.tokens)
-        yield Talk(service, query, prompt)
+async def talk(service: Service, name: str, make: Callable[[], Query]) -> AsyncGenerator[Talk]:
+    """Take a place at the model of that name, read what `make` gives, and hold the place until the answer is over."""
+    async with service.models.use(name) as answerer:
+        with answerer.place():
+            yield await begin(service, answerer, make)
+
+
+async def begin(service: Service, answerer: Answerer, make: Callable[[], Query]) -> Talk:
+    """Read what `make` gives; ApiError 400 says what is wrong with it."""
+    try:
+        query, prompt = await answerer.read(make)
+    except ValueError as error:
+        raise ApiError(400, str(error)) from None
+    service.measures.count_tokens("prompt", prompt.tokens)
+    return Talk(service, answerer, query, prompt)
 
 
 async def while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:
