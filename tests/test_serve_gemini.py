@@ -292,7 +292,7 @@ def test_the_client_reads_the_refusal(client: object) -> None:
     assert (refused.value.code, refused.value.status) == (400, "INVALID_ARGUMENT")
     assert "presencePenalty" in refused.value.message
     with pytest.raises(errors.ServerError) as missing:
-        client.models.embed_content(model="tiny", contents="x")
+        client.file_search_stores.get(name="fileSearchStores/x")
     assert (missing.value.code, missing.value.status) == (501, "UNIMPLEMENTED")
     with pytest.raises(errors.ClientError):
         list(client.models.generate_content_stream(model="nothing", contents="x"))
@@ -301,7 +301,7 @@ def test_the_client_reads_the_refusal(client: object) -> None:
 @pytest.mark.parametrize(
     ("path", "status"),
     [
-        ("/v1beta/models/tiny:batchEmbedContents", 501),
+        ("/v1beta/models/tiny:predict", 501),
         ("/v1/models/tiny:predict", 501),
         ("/v1beta/cachedContents", 501),
         ("/v1/batches/b1:cancel", 501),

@@ -56,6 +56,7 @@ class VectorQueue:
     def __len__(self) -> int:
         return len(self._jobs)
 
+    @torch.inference_mode()
     def step(self) -> None:
         """Compute one share of what waits, and give the vectors of every request that is complete."""
         share = self._share()

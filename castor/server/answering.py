@@ -14,7 +14,7 @@ from collections.abc import Sequence as Seq
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from castor.content import Document, Image, Message, Part
 from castor.engine.engine import Engine, EngineConfig, QueueFull
@@ -29,6 +29,7 @@ from castor.tokens.space import IdSpace
 
 Modality = Literal["TEXT", "IMAGE", "VIDEO", "AUDIO", "DOCUMENT"]
 Tokens = Mapping[Modality, int]
+T = TypeVar("T")
 STEP_TOKENS = 512  # read in one step of the engine
 
 
@@ -121,7 +122,15 @@ class Answerer:
 
     async def read(self, make: Callable[[], Query]) -> tuple[Query, Prompt]:
         """What `make` reads from a request, and its prompt rendered, both in a thread. ValueError: it cannot be."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, make)
+        return await self.in_thread(lambda: self._read(make))
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """The result of `work`, which runs in one of the threads that read."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+
+    def count(self, messages: Seq[Message], sequence: Sequence) -> Tokens:
+        """Tokens of a prompt by modality; marks around media and times of frames count as text."""
+        return _count(self.model, messages, sequence)
 
     def _read(self, make: Callable[[], Query]) -> tuple[Query, Prompt]:
         query, renderer = make(), self.model.renderer
@@ -132,7 +141,7 @@ class Answerer:
         else:
             sequence = renderer.encode(query.messages, reply=True)
         self.model.decoder.check_length(len(sequence), 1)
-        return query, Prompt(sequence, _count(self.model, query.messages, sequence))
+        return query, Prompt(sequence, self.count(query.messages, sequence))
 
     async def answer(self, query: Query, prompt: Prompt, sampling: SamplingConfig) -> AsyncIterator[Part | End]:
         """The parts of one answer as they come, and last its End; who leaves before that cancels it.
@@ -190,7 +199,6 @@ def _cancel(pending: Future[Request]) -> None:
 
 
 def _count(model: Model, messages: Seq[Message], sequence: Sequence) -> Tokens:
-    """Tokens of a prompt by modality; marks around media and times of frames count as text."""
     space, ids_T = model.renderer.space, sequence.ids_T
     counts: dict[Modality, int] = dict.fromkeys(("TEXT", "IMAGE", "VIDEO", "AUDIO", "DOCUMENT"), 0)
     counts["AUDIO"] = len(sequence.frame_at_S)

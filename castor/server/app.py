@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from castor.engine.model import Model
-from castor.server import gemini, health, openai, uploads
+from castor.server import gemini, health, openai, openai_vectors, uploads
 from castor.server.config import ServerConfig
 from castor.server.errors import ApiError
 from castor.server.files import FileStore
@@ -47,7 +47,7 @@ def create_app(offered: Model | list[Offer], config: ServerConfig | None = None,
 
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan)
     app.state.service = service
-    for routes in (gemini.router, openai.router, uploads.router, health.router):
+    for routes in (gemini.router, openai.router, openai_vectors.router, uploads.router, health.router):
         app.router.routes.extend(routes.routes)
     app.add_exception_handler(ApiError, _refused)
     app.add_exception_handler(HTTPException, _no_route)

@@ -22,6 +22,7 @@ class ServerConfig:
     max_tokens: int = 1024  # of an answer where the request states no number
     max_candidates: int = 8
     max_vectors: int = 2048  # of one request
+    vector_tokens: int = 8192  # of what one vector is made of; memory grows with the square
     idle_s: float = 0.0  # after which a model that nobody asks for is unloaded; 0: never
     memory_bytes: int = 0  # of the weights of all loaded models; 0: no limit
     drain_s: int = 60  # after SIGTERM, until answers under way are broken off
@@ -37,7 +38,7 @@ class ServerConfig:
     )
 
     def __post_init__(self) -> None:
-        counts = ("max_rows", "max_waiting", "max_tokens", "max_candidates", "max_vectors")
+        counts = ("max_rows", "max_waiting", "max_tokens", "max_candidates", "max_vectors", "vector_tokens")
         for name in (*counts, "max_body_bytes", "file_bytes", "files_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")

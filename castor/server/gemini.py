@@ -15,6 +15,7 @@ from castor import __version__
 from castor.server.bodies import number
 from castor.server.gemini_reply import as_array, as_events, chunks, details, whole_reply
 from castor.server.gemini_request import Abilities, read_count, read_request
+from castor.server.gemini_vectors import batch_embed_contents, embed_content
 from castor.server.models import Facts, Offer
 from castor.server.service import Service, json_of, page_of, service_of, talk, while_there
 from castor.server.uploads import open_file
@@ -129,10 +130,22 @@ async def count(request: Request, name: str) -> Response:
     return JSONResponse({"totalTokens": sum(tokens.values()), "promptTokensDetails": details(tokens)})
 
 
+async def embed_one(request: Request, name: str) -> Response:
+    """models.embedContent."""
+    return await embed_content(request, name, able_of(request, name))
+
+
+async def embed_many(request: Request, name: str) -> Response:
+    """models.batchEmbedContents."""
+    return await batch_embed_contents(request, name, able_of(request, name))
+
+
 METHODS: dict[str, Callable[[Request, str], Awaitable[Response]]] = {
     "generateContent": generate,
     "streamGenerateContent": stream,
     "countTokens": count,
+    "embedContent": embed_one,
+    "batchEmbedContents": embed_many,
 }
 
 for version in VERSIONS:

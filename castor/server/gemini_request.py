@@ -104,6 +104,11 @@ def read_messages(fields: Mapping[str, Any], able: Abilities) -> tuple[Message, 
     return tuple(messages)
 
 
+def read_parts(content: object, place: str, able: Abilities) -> tuple[Part, ...]:
+    """The parts of a content; its role does not matter."""
+    return _parts(content, place, able)[1]
+
+
 def _parts(content: object, place: str, able: Abilities) -> tuple[Any, tuple[Part, ...]]:
     fields = json_fields(content, place, {"role", "parts"})
     parts = fields.get("parts")

@@ -111,10 +111,8 @@ class Models:
         """Those of loaded models."""
         return [offer.answerer for offer in self.offers if offer.answerer is not None]
 
-    def find(self, name: object) -> Offer:
+    def find(self, name: str) -> Offer:
         """The model of that name; ApiError 404 where it is not served here."""
-        if not isinstance(name, str):
-            raise ApiError(400, "model must be the name of a model", field="model")
         offer = self._by_name.get(name.removeprefix("models/")) or self._by_name.get(name)
         if offer is None:
             known = ", ".join(name for name, _ in self)

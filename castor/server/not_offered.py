@@ -8,7 +8,6 @@ _V = r"/v1(?:beta|alpha)?"
 
 # Pattern of the path, and what it is called.
 NOT_OFFERED: tuple[tuple[str, str], ...] = (
-    (_V + r"/models/.+:(?:batchE|e)mbedContents?", "embeddings"),
     (_V + r"/models/.+:(?:batchGenerateContent|asyncBatchEmbedContent)", "batches"),
     (_V + r"/models/.+:predict(?:LongRunning)?", "Imagen and Veo"),
     (
@@ -26,14 +25,14 @@ NOT_OFFERED: tuple[tuple[str, str], ...] = (
     (_V + r"/(?:agents|environments|triggers|webhooks|voices|operations)(?:/.*)?", "this"),
     (r"/ws/.*", "the Live API"),
     (r"/v1beta1/.*", "Vertex AI's addresses"),
-    (r"(?:/openai)?/v1/(?:embeddings|completions|moderations)", "this part of OpenAI's API"),
+    (r"(?:/openai)?/v1/(?:completions|moderations)", "this part of OpenAI's API"),
     (r"(?:/openai)?/v1/(?:responses|images|audio|videos)(?:/.*)?", "this part of OpenAI's API"),
     (
         r"(?:/openai)?/v1/(?:fine_tuning|assistants|threads|vector_stores|uploads|realtime|evals)(?:/.*)?",
         "this part of OpenAI's API",
     ),
     (r"/openai/v1/(?:files|batches)(?:/.*)?", "this part of OpenAI's API"),
-    (r"/v1beta/openai/(?!chat/completions$|models).*", "this part of OpenAI's API"),
+    (r"/v1beta/openai/(?!chat/completions$|embeddings$|models).*", "this part of OpenAI's API"),
 )
 _COMPILED = tuple((re.compile(pattern, re.DOTALL), name) for pattern, name in NOT_OFFERED)
 

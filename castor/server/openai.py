@@ -20,10 +20,9 @@ from castor.server.answering import End
 from castor.server.errors import ApiError, openai_error
 from castor.server.gemini import able, get_model, list_models
 from castor.server.logprobs import openai_logprobs
-from castor.server.openai_request import read_chat, streams
-from castor.server.service import Talk, json_of, service_of, talk, while_there
+from castor.server.openai_request import MOUNTS, read_chat, streams
+from castor.server.service import Talk, json_of, model_of, service_of, talk, while_there
 
-MOUNTS = ("/v1", "/openai/v1", "/v1beta/openai")
 REASONS = {"stop": "stop", "length": "length"}
 router = APIRouter()
 
@@ -31,7 +30,7 @@ router = APIRouter()
 async def chat(request: Request) -> Response:
     """POST /v1/chat/completions."""
     body = await json_of(request)
-    name = body.get("model")
+    name = model_of(body)
     offer = service_of(request).models.find(name)
     is_stream, with_usage = streams(body)
     make = partial(read_chat, body, able(request, offer.facts))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -82,6 +82,14 @@ async def json_of(request: Request) -> dict[str, Any]:
     config = service_of(request).config
     body = await read_body(request, config.max_body_bytes, config.body_timeout_s)
     return await asyncio.to_thread(parse_object, body)
+
+
+def model_of(body: Mapping[str, Any]) -> str:
+    """The name in a body's field `model`; ApiError 400 where there is none."""
+    name = body.get("model")
+    if not isinstance(name, str) or not name:
+        raise ApiError(400, "model must be the name of a model", field="model")
+    return name
 
 
 def page_of(request: Request, items: list[Any], key: str) -> dict[str, Any]:
