@@ -122,7 +122,7 @@ def test_usage_and_a_single_vector(served: Served) -> None:
     used = {item["modality"]: item["tokenCount"] for item in reply["usageMetadata"]["promptTokensDetails"]}
     assert used["IMAGE"] > 0 and sum(used.values()) == reply["usageMetadata"]["promptTokenCount"]
     model = httpx.get(f"{served.url}/v1/models/tiny", headers={"x-goog-api-key": "x"}).json()
-    assert model["supportedGenerationMethods"] == ["embedContent", "batchEmbedContents"]
+    assert model["supportedGenerationMethods"] == ["embedContent", "batchEmbedContents", "asyncBatchEmbedContent"]
 
 
 def _b64(name: str) -> str:
@@ -206,3 +206,16 @@ def test_several_models_are_loaded_when_they_are_asked_for(
         assert full.value.code == 503
         offers[0].num_users = 0
         wait_until(lambda: offers[0].answerer is None)
+
+
+def test_a_batch_of_vectors(served: Served, google: Any) -> None:
+    contents = [types.Content(parts=[types.Part(text=word)]) for word in ("a red circle", "blue")]
+    source = types.EmbeddingsBatchJobSource(
+        inlined_requests={"contents": contents, "config": {"output_dimensionality": 8}}
+    )
+    name = google.batches.create_embeddings(model="tiny", src=source).name
+    wait_until(lambda: google.batches.get(name=name).done, 60)
+    found = google.batches.get(name=name).dest.inlined_embed_content_responses
+    wanted = served.model.embed("a red circle", "blue", dimensions=8)
+    assert close([item.response.embedding.values for item in found], wanted)
+    assert found[0].response.token_count > 0

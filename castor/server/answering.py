@@ -45,6 +45,7 @@ class Query:
     thinking: bool = False
     shows_thoughts: bool = False
     deadline_s: float | None = None
+    priority: int = 0  # of higher priority first
 
 
 class Prompt(NamedTuple):
@@ -60,6 +61,7 @@ class End(NamedTuple):
     reason: Literal["stop", "length"]
     tokens: Tokens
     said: tuple[Said, ...]
+    num_reused: int  # tokens of the prompt that were known from earlier ones
 
 
 class Answerer:
@@ -133,15 +135,19 @@ class Answerer:
         return _count(self.model, messages, sequence)
 
     def _read(self, make: Callable[[], Query]) -> tuple[Query, Prompt]:
-        query, renderer = make(), self.model.renderer
-        if isinstance(renderer, GemmaRenderer):
-            sequence = renderer.encode(query.messages, reply=True, tools=query.tools, thinking=query.thinking)
-        elif query.tools:
-            raise ValueError("tools: this model knows no functions")
-        else:
-            sequence = renderer.encode(query.messages, reply=True)
+        query = make()
+        sequence = self.render(query)
         self.model.decoder.check_length(len(sequence), 1)
         return query, Prompt(sequence, self.count(query.messages, sequence))
+
+    def render(self, query: Query, *, reply: bool = True) -> Sequence:
+        """The prompt of a query, up to where the answer begins or, without `reply`, up to the end of what was said."""
+        renderer = self.model.renderer
+        if isinstance(renderer, GemmaRenderer):
+            return renderer.encode(query.messages, reply=reply, tools=query.tools, thinking=query.thinking)
+        if query.tools:
+            raise ValueError("tools: this model knows no functions")
+        return renderer.encode(query.messages, reply=reply)
 
     async def answer(self, query: Query, prompt: Prompt, sampling: SamplingConfig) -> AsyncIterator[Part | End]:
         """The parts of one answer as they come, and last its End; who leaves before that cancels it.
@@ -152,7 +158,7 @@ class Answerer:
         sampling = dataclasses.replace(
             sampling, max_tokens=min(sampling.max_tokens, room), may_draw=query.draws and self.can_draw
         )
-        request = await self._submit(prompt.sequence, sampling, query.deadline_s)
+        request = await self.submit(prompt.sequence, sampling, query.deadline_s, query.priority)
         try:
             async for part in request.aparts():
                 yield part
@@ -161,9 +167,13 @@ class Answerer:
             request.cancel()
             self._mean_s += 0.2 * (time.monotonic() - started_s - self._mean_s)
 
-    async def _submit(self, sequence: Sequence, sampling: SamplingConfig, deadline_s: float | None) -> Request:
+    async def submit(
+        self, sequence: Sequence, sampling: SamplingConfig, deadline_s: float | None, priority: int = 0
+    ) -> Request:
         """Hand a prompt to the engine, in a thread, as digests and grammars take their time."""
-        pending = self._readers.submit(self.engine.submit_tokens, sequence, sampling, deadline_s=deadline_s)
+        pending = self._readers.submit(
+            self.engine.submit_tokens, sequence, sampling, deadline_s=deadline_s, priority=priority
+        )
         try:
             return await asyncio.wrap_future(pending)
         except asyncio.CancelledError:
@@ -190,7 +200,7 @@ class Answerer:
         assert reason is not None, "parts end with the request"
         space, ids = self.model.renderer.space, request.said_ids
         drawn = sum(i >= space.num_text for i in ids) if isinstance(space, IdSpace) else 0
-        return End(reason, {"TEXT": len(ids) - drawn, "IMAGE": drawn}, tuple(request.said))
+        return End(reason, {"TEXT": len(ids) - drawn, "IMAGE": drawn}, tuple(request.said), request.num_reused or 0)
 
 
 def _cancel(pending: Future[Request]) -> None:

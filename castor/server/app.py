@@ -14,16 +14,20 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from castor.engine.model import Model
-from castor.server import gemini, health, openai, openai_vectors, uploads
+from castor.server import caches, gemini, gemini_batches, health, interactions, openai, openai_vectors, uploads
+from castor.server.batches import Batches
 from castor.server.config import ServerConfig
 from castor.server.errors import ApiError
 from castor.server.files import FileStore
 from castor.server.keys import Keys
-from castor.server.measures import Measures, Watch
+from castor.server.measures import LOG, Measures, Watch
 from castor.server.models import Models, Offer
 from castor.server.not_offered import not_offered
 from castor.server.refusals import error_response
 from castor.server.service import Service
+from castor.server.state import State
+
+ROUTES = (gemini, openai, openai_vectors, caches, gemini_batches, interactions, uploads, health)
 
 
 def create_app(offered: Model | list[Offer], config: ServerConfig | None = None, keys: Keys | None = None) -> FastAPI:
@@ -35,20 +39,28 @@ def create_app(offered: Model | list[Offer], config: ServerConfig | None = None,
     offers = offered if isinstance(offered, list) else [Offer.of_model(offered, config.names)]
     models = Models(offers, config)
     measures = Measures(models)
-    service = Service(models=models, config=config, files=FileStore(config), measures=measures)
+    files = FileStore(config)
+    state = State(files.folder / "state.sqlite", max_bytes=config.state_bytes)
+    service = Service(models=models, config=config, files=files, measures=measures, state=state)
+    service.batches = Batches(service)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
-        watching = asyncio.create_task(models.watch())
+        tasks = [asyncio.create_task(models.watch()), asyncio.create_task(service.batches.run())]
+        for task in tasks:
+            task.add_done_callback(_tell)
         yield
-        watching.cancel()
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
         models.close()
-        service.files.close()
+        state.close()
+        files.close()
 
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan)
     app.state.service = service
-    for routes in (gemini.router, openai.router, openai_vectors.router, uploads.router, health.router):
-        app.router.routes.extend(routes.routes)
+    for routes in ROUTES:
+        app.router.routes.extend(routes.router.routes)
     app.add_exception_handler(ApiError, _refused)
     app.add_exception_handler(HTTPException, _no_route)
     app.add_exception_handler(Exception, _failed)
@@ -79,6 +91,12 @@ class Guard:
             await error_response(connection, error)(scope, receive, send)
             return
         await self.app(scope, receive, send)
+
+
+def _tell(task: asyncio.Task[None]) -> None:
+    """Say in the log that work in the background ended by an error."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        LOG.error("work in the background ended", exc_info=error)
 
 
 async def _refused(request: Request, error: Any) -> Response:

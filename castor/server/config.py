@@ -30,6 +30,7 @@ class ServerConfig:
     file_bytes: int = 256 * MIB  # of one uploaded file
     files_bytes: int = 2048 * MIB  # of all of them
     files_hours: float = 48.0  # that an uploaded file is kept
+    state_bytes: int = 1024 * MIB  # of cached contents, interactions and batches
     upload_hours: float = 1.0  # that an unfinished upload is kept
     limits: Limits = field(
         default_factory=lambda: Limits(

@@ -27,8 +27,11 @@ router = APIRouter()
 def about(service: Service, name: str, offer: Offer) -> dict[str, Any]:
     """A model as both kinds of clients read it: Google's fields and OpenAI's side by side."""
     facts = offer.facts
-    answering = ["generateContent", "streamGenerateContent", "countTokens"] if facts.answers else []
-    embedding = ["embedContent", "batchEmbedContents"] if facts.vector_dim is not None else []
+    answering, embedding = [], []
+    if facts.answers:
+        answering = ["generateContent", "streamGenerateContent", "countTokens", "batchGenerateContent"]
+    if facts.vector_dim is not None:
+        embedding = ["embedContent", "batchEmbedContents", "asyncBatchEmbedContent"]
     google = {
         "name": f"models/{name}",
         "baseModelId": offer.names[0],
@@ -46,22 +49,28 @@ def about(service: Service, name: str, offer: Offer) -> dict[str, Any]:
     return {**google, "id": name, "object": "model", "created": int(service.started_s), "owned_by": "castor"}
 
 
-def able(request: Request, facts: Facts) -> Abilities:
+def able(service: Service, owner: str, facts: Facts) -> Abilities:
     """What this server and one of its models can, for one client."""
-    service = service_of(request)
     return Abilities(
         can_draw=facts.can_draw,
         knows_tools=facts.knows_tools,
         max_tokens=service.config.max_tokens,
         max_candidates=service.config.max_candidates,
         limits=service.config.limits,
-        open_file=partial(open_file, request),
+        open_file=partial(open_file, service, owner),
+        open_cached=partial(open_cached, service, owner),
     )
 
 
 def able_of(request: Request, name: str) -> Abilities:
     """The same, for a model by its name."""
-    return able(request, service_of(request).models.find(name).facts)
+    service = service_of(request)
+    return able(service, request.state.owner, service.models.find(name).facts)
+
+
+def open_cached(service: Service, owner: str, name: str) -> dict[str, Any]:
+    """The fields of a cached content; ApiError 404 where this client has none of that name."""
+    return service.state.get("cachedContent", name.removeprefix("cachedContents/"), owner).body["fields"]
 
 
 def deadline_of(request: Request) -> float | None:

@@ -31,7 +31,7 @@ async def chunks(talk: Talk, model_name: str) -> AsyncIterator[dict[str, Any]]:
             continue
         yield {
             "candidates": [candidate],
-            "usageMetadata": usage(talk.prompt.tokens, talk.said),
+            "usageMetadata": usage(talk.prompt.tokens, talk.said, talk.num_reused),
             "modelVersion": model_name,
             "responseId": response_id,
         }
@@ -67,7 +67,7 @@ def _join(parts: list[dict[str, Any]], part: dict[str, Any]) -> None:
         parts.append(part)
 
 
-def usage(prompt: Tokens, said: Tokens) -> dict[str, Any]:
+def usage(prompt: Tokens, said: Tokens, num_cached: int = 0) -> dict[str, Any]:
     """usageMetadata with the counts of each modality that occurs."""
     num_prompt, num_said = sum(prompt.values()), sum(said.values())
     return {
@@ -76,6 +76,7 @@ def usage(prompt: Tokens, said: Tokens) -> dict[str, Any]:
         "totalTokenCount": num_prompt + num_said,
         "promptTokensDetails": details(prompt),
         "candidatesTokensDetails": details(said),
+        **({"cachedContentTokenCount": num_cached} if num_cached else {}),
     }
 
 

@@ -8,19 +8,15 @@ _V = r"/v1(?:beta|alpha)?"
 
 # Pattern of the path, and what it is called.
 NOT_OFFERED: tuple[tuple[str, str], ...] = (
-    (_V + r"/models/.+:(?:batchGenerateContent|asyncBatchEmbedContent)", "batches"),
     (_V + r"/models/.+:predict(?:LongRunning)?", "Imagen and Veo"),
     (
         _V + r"/models/.+:(?:computeTokens|generateAnswer|generateMessage|generateText|bidiGenerateContent)",
         "this",
     ),
     (_V + r"/models/.+/operations(?:/.*)?", "operations"),
-    (_V + r"/batches(?:/.*)?", "batches"),
-    (_V + r"/cachedContents(?:/.*)?", "cached contents"),
     (rf"(?:/upload)?{_V}/fileSearchStores(?:/.*)?", "file search"),
     (_V + r"/(?:corpora|ragStores)(?:/.*)?", "corpora"),
     (_V + r"/(?:tunedModels|tuningJobs)(?:/.*)?", "tuning"),
-    (_V + r"/interactions(?:/.*)?", "interactions"),
     (_V + r"/(?:auth_tokens|authTokens)(?:/.*)?", "tokens for browsers"),
     (_V + r"/(?:agents|environments|triggers|webhooks|voices|operations)(?:/.*)?", "this"),
     (r"/ws/.*", "the Live API"),

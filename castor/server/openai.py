@@ -18,7 +18,7 @@ from castor.calls import FunctionCall
 from castor.content import Image, Part, Text
 from castor.server.answering import End
 from castor.server.errors import ApiError, openai_error
-from castor.server.gemini import able, get_model, list_models
+from castor.server.gemini import able_of, get_model, list_models
 from castor.server.logprobs import openai_logprobs
 from castor.server.openai_request import MOUNTS, read_chat, streams
 from castor.server.service import Talk, json_of, model_of, service_of, talk, while_there
@@ -31,9 +31,8 @@ async def chat(request: Request) -> Response:
     """POST /v1/chat/completions."""
     body = await json_of(request)
     name = model_of(body)
-    offer = service_of(request).models.find(name)
     is_stream, with_usage = streams(body)
-    make = partial(read_chat, body, able(request, offer.facts))
+    make = partial(read_chat, body, able_of(request, name))
     head = {"id": f"chatcmpl-{secrets.token_urlsafe(12)}", "created": int(time.time()), "model": name}
 
     async def answer() -> dict[str, Any]:
@@ -119,7 +118,7 @@ def _usage(speaking: Talk) -> dict[str, Any]:
         "prompt_tokens": num_prompt,
         "completion_tokens": num_said,
         "total_tokens": num_prompt + num_said,
-        "prompt_tokens_details": {"audio_tokens": prompt.get("AUDIO", 0), "cached_tokens": 0},
+        "prompt_tokens_details": {"audio_tokens": prompt.get("AUDIO", 0), "cached_tokens": speaking.num_reused},
     }
 
 

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from castor.content import Part, Text, part_from_json
 from castor.server.bodies import whole
 from castor.server.errors import ApiError
-from castor.server.gemini import able
+from castor.server.gemini import able_of
 from castor.server.gemini_request import Abilities
 from castor.server.openai_request import MOUNTS, read_content, read_part
 from castor.server.service import json_of, model_of, service_of, while_there
@@ -29,11 +29,10 @@ async def embeddings(request: Request) -> Response:
     """POST /v1/embeddings: a vector for each item of `input`, or one for `messages`."""
     service, body = service_of(request), await json_of(request)
     name = model_of(body)
-    offer = service.models.find(name)
     form = body.get("encoding_format") or "float"
     if form not in ("float", "base64"):
         raise ApiError(400, f"encoding_format={form!r:.40} is neither float nor base64", field="encoding_format")
-    make = partial(read_wishes, body, able(request, offer.facts), service.config.max_vectors)
+    make = partial(read_wishes, body, able_of(request, name), service.config.max_vectors)
     made = await while_there(request, embed(service, name, make))
     data = [
         {"object": "embedding", "index": at, "embedding": _coded(vector) if form == "base64" else vector.tolist()}

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.requests import Request
 
@@ -19,6 +19,10 @@ from castor.server.errors import ApiError
 from castor.server.files import FileStore
 from castor.server.measures import Measures
 from castor.server.models import Models
+from castor.server.state import State
+
+if TYPE_CHECKING:
+    from castor.server.batches import Batches
 
 T = TypeVar("T")
 
@@ -31,6 +35,8 @@ class Service:
     config: ServerConfig
     files: FileStore
     measures: Measures
+    state: State
+    batches: Batches = field(init=False)
     started_s: float = field(default_factory=time.time)
     is_draining: bool = False
 
@@ -51,6 +57,7 @@ class Talk:
     query: Query
     prompt: Prompt
     said: dict[Modality, int] = field(default_factory=dict)
+    num_reused: int = 0  # of the prompt's tokens, known once the first candidate has ended
 
     async def items(self) -> AsyncIterator[tuple[int, Part | End]]:
         """The parts of every candidate with its number, one candidate after the other."""
@@ -62,6 +69,7 @@ class Talk:
                         measures.first_token.observe(time.monotonic() - started_s)
                         is_first = False
                     if isinstance(item, End):
+                        self.num_reused = self.num_reused or item.num_reused
                         measures.count_tokens("answer", item.tokens)
                         for modality, count in item.tokens.items():
                             self.said[modality] = self.said.get(modality, 0) + count

@@ -15,24 +15,23 @@ from castor.content import Part, part_from_json
 from castor.server.bodies import parse_object, read_body, whole
 from castor.server.errors import ApiError
 from castor.server.files import FileStore, Upload
-from castor.server.service import page_of, service_of
+from castor.server.service import Service, page_of, service_of
 
 VERSIONS = ("v1", "v1beta", "v1alpha")
 FILE_KEYS = {"name", "displayName", "mimeType", "sizeBytes", "source", "state", "uri"}
 router = APIRouter()
 
 
-def open_file(request: Request, file: Mapping[str, Any], place: str) -> Part:
+def open_file(service: Service, owner: str, file: Mapping[str, Any], place: str) -> Part:
     """The part that a fileData object names: an uploaded file of this client. Nothing is fetched."""
     fields = json_fields(file, place, {"mimeType", "fileUri", "displayName"})
     uri = fields.get("fileUri")
     if not isinstance(uri, str) or not re.fullmatch(r"(?:https?://[^/]+/v1(?:beta|alpha)?/)?files/[a-z0-9-]+", uri):
         raise ApiError(400, f"{place}: fileUri is files/ID of an uploaded file, not {uri!r:.80}", field=place)
-    store = service_of(request).files
-    stored = store.get(uri, request.state.owner)
+    stored = service.files.get(uri, owner)
     found = {"fileUri": stored.id, "mimeType": fields.get("mimeType") or stored.mime_type}
-    limits = service_of(request).config.limits
-    return part_from_json({"fileData": found}, base_dir=store.folder, limits=limits, place=place)
+    limits = service.config.limits
+    return part_from_json({"fileData": found}, base_dir=service.files.folder, limits=limits, place=place)
 
 
 async def begin(request: Request) -> Response:
