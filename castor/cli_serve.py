@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from castor.cli_options import whole
+
+if TYPE_CHECKING:
+    from castor.server.models import Offer
 
 SERVE = """\
 Answers clients of the Gemini API and of the OpenAI API; only their address changes.
@@ -58,9 +63,17 @@ def add_serve_verb(verb: Callable[..., Any]) -> None:
         "--api-key", action="append", default=[], metavar="KEY", help="ask for this key; other users may see it in ps"
     )
     parser.add_argument("--api-key-file", metavar="FILE", help="ask for one of the keys in a file, a line each")
+    parser.add_argument(
+        "--cors", action="append", default=[], metavar="ORIGIN", help="let pages from there ask; * is all of them"
+    )
+    parser.add_argument("--no-safety", action="store_true", help="do not rate texts by the small classifier")
+    parser.add_argument("--allow-fetch", action="store_true", help="fetch media from public http(s) addresses")
     parser.add_argument("--together", type=whole, default=16, metavar="N", help="requests answered at once (16)")
     parser.add_argument("--queue", type=whole, default=16, metavar="N", help="requests that may wait (default: 16)")
     parser.add_argument("--max-tokens", type=whole, default=1024, metavar="N", help="unless a request says (1024)")
+    parser.add_argument(
+        "--ray", type=whole, metavar="N", help="N replicas behind Ray Serve; pip install castor[cluster]"
+    )
     parser.add_argument("--files", default="", metavar="FOLDER", help="keep uploads here (default: until the end)")
 
 
@@ -74,12 +87,14 @@ def run_serve(arguments: Any) -> None:
         raise ValueError(f"serving needs {error.name}: pip install 'castor[serve]'") from None
     from castor.server.config import ServerConfig, check_names
     from castor.server.keys import Keys
-    from castor.server.models import Offer
 
     (first, path), *others = [_named(model) for model in arguments.model or ["atom"]]
     config = ServerConfig(
         name=arguments.name or first,
         aliases=tuple(arguments.alias),
+        cors=tuple(arguments.cors),
+        rates_safety=not arguments.no_safety,
+        allows_fetch=arguments.allow_fetch,
         idle_s=60 * arguments.idle_minutes,
         memory_bytes=int(arguments.memory_gib * 2**30),
         max_rows=arguments.together,
@@ -91,13 +106,27 @@ def run_serve(arguments: Any) -> None:
     keys = Keys.of_file(arguments.api_key_file, given) if arguments.api_key_file else Keys(given)
     if arguments.api_key_file and not len(keys):
         raise ValueError(f"{arguments.api_key_file}: there is no key in this file")
+    for name, _ in others:
+        check_names((name,))
+    make = partial(_offers, path, others, config.names, arguments.adapter)
+    if arguments.ray is not None:
+        from castor.server.cluster import serve_replicas
+
+        make()  # what is wrong with the models is told before Ray starts
+        config = dataclasses.replace(config, is_replica=True)
+        serve_replicas(make, config, keys, host=arguments.host, port=arguments.port, replicas=arguments.ray)
+        return
     with listen(arguments.host, arguments.port) as bound:
-        offers = [Offer.of_name(path, config.names, arguments.adapter)]
-        offers[0].at_once = True
-        for name, folder in others:
-            check_names((name,))
-            offers.append(Offer.of_name(folder, (name,)))
-        serve(offers, config, keys, bound)
+        serve(make(), config, keys, bound)
+
+
+def _offers(path: str, others: list[tuple[str, str]], names: tuple[str, ...], adapter: str | None) -> list[Offer]:
+    """The models in their order, of which the first is loaded at once."""
+    from castor.server.models import Offer
+
+    first = Offer.of_name(path, names, adapter)
+    first.at_once = True
+    return [first, *(Offer.of_name(folder, (name,)) for name, folder in others)]
 
 
 def _named(model: str) -> tuple[str, str]:

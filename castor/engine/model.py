@@ -27,7 +27,6 @@ from castor.models.load import load_model, save_model
 from castor.nn.lora import merge_adapters
 from castor.runtime import pick_device
 from castor.tokens.batch import Batch
-from castor.tokens.embedding import EmbeddingRenderer
 from castor.tokens.gemma import GemmaRenderer
 from castor.tokens.pack import collate
 from castor.tokens.render import RenderConfig, Renderer
@@ -247,8 +246,7 @@ class Model:
     @property
     def vector_dim(self) -> int | None:
         """Numbers in the vectors that `embed` makes; None where it makes none."""
-        is_able = isinstance(self.renderer, EmbeddingRenderer)
-        return self.decoder.config.text.embedding_dim if is_able else None
+        return self.decoder.config.text.embedding_dim if hasattr(self.renderer, "encode_task") else None
 
     def check_dimensions(self, dimensions: int | None) -> None:
         """ValueError where this model makes no vectors, or none of so many numbers."""
@@ -261,8 +259,9 @@ class Model:
     def encode_vector(self, messages: list[Message], task: str | None = None) -> Sequence:
         """What the vector of one message is made of, as `embed` makes it; ValueError as there."""
         self.check_dimensions(None)
-        assert isinstance(self.renderer, EmbeddingRenderer)
-        return self.renderer.encode_task(messages, task)
+        encode = getattr(self.renderer, "encode_task", None)
+        assert encode is not None, "what has vectors has a way to ask for them"
+        return encode(messages, task)
 
 
 def _codec(folder: Path, device: str) -> ImageCodec | None:

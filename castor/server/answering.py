@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from castor.content import Document, Image, Message, Part
@@ -45,6 +45,7 @@ class Query:
     thinking: bool = False
     shows_thoughts: bool = False
     deadline_s: float | None = None
+    blocks: Mapping[str, int] = field(default_factory=dict)  # categories of texts, and from which level on
     priority: int = 0  # of higher priority first
 
 
@@ -149,7 +150,7 @@ class Answerer:
             raise ValueError("tools: this model knows no functions")
         return renderer.encode(query.messages, reply=reply)
 
-    async def answer(self, query: Query, prompt: Prompt, sampling: SamplingConfig) -> AsyncIterator[Part | End]:
+    async def answer(self, query: Query, prompt: Prompt, sampling: SamplingConfig) -> AsyncGenerator[Part | End]:
         """The parts of one answer as they come, and last its End; who leaves before that cancels it.
 
         TimeoutError at the query's deadline, ApiError where the engine can take no more or fails.

@@ -9,25 +9,39 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from castor.engine.model import Model
-from castor.server import caches, gemini, gemini_batches, health, interactions, openai, openai_vectors, uploads
+from castor.server import (
+    caches,
+    gemini,
+    gemini_batches,
+    health,
+    interactions,
+    openai,
+    openai_media,
+    openai_vectors,
+    openapi,
+    uploads,
+)
 from castor.server.batches import Batches
 from castor.server.config import ServerConfig
 from castor.server.errors import ApiError
+from castor.server.fetch import Fetcher
 from castor.server.files import FileStore
 from castor.server.keys import Keys
 from castor.server.measures import LOG, Measures, Watch
 from castor.server.models import Models, Offer
-from castor.server.not_offered import not_offered
+from castor.server.not_offered import KEEPING, not_offered
 from castor.server.refusals import error_response
+from castor.server.safety import Classifier
 from castor.server.service import Service
 from castor.server.state import State
 
-ROUTES = (gemini, openai, openai_vectors, caches, gemini_batches, interactions, uploads, health)
+ROUTES = (gemini, openai, openai_vectors, openai_media, caches, gemini_batches, interactions, uploads, health, openapi)
 
 
 def create_app(offered: Model | list[Offer], config: ServerConfig | None = None, keys: Keys | None = None) -> FastAPI:
@@ -43,6 +57,8 @@ def create_app(offered: Model | list[Offer], config: ServerConfig | None = None,
     state = State(files.folder / "state.sqlite", max_bytes=config.state_bytes)
     service = Service(models=models, config=config, files=files, measures=measures, state=state)
     service.batches = Batches(service)
+    service.classifier = Classifier.shipped() if config.rates_safety else None
+    service.fetcher = Fetcher(max_bytes=config.file_bytes) if config.allows_fetch else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
@@ -66,6 +82,16 @@ def create_app(offered: Model | list[Offer], config: ServerConfig | None = None,
     app.add_exception_handler(Exception, _failed)
     app.add_middleware(Guard, service=service, keys=keys or Keys())
     app.add_middleware(Watch, measures=measures)
+    if config.cors:
+        exposed = ["x-goog-upload-url", "x-goog-upload-status", "x-request-id", "retry-after"]
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(config.cors),
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=exposed,
+            max_age=600,
+        )
     return app
 
 
@@ -85,6 +111,8 @@ class Guard:
         is_open = connection.scope["path"].startswith(self.OPEN)
         try:
             scope.setdefault("state", {})["owner"] = "" if is_open else self.keys.owner(connection)
+            if self.service.config.is_replica and KEEPING.fullmatch(connection.scope["path"]):
+                raise ApiError(501, "one of several replicas keeps nothing between requests")
             if self.service.is_draining and not is_open:
                 raise ApiError(503, "this server is shutting down", retry_after_s=5)
         except ApiError as error:

@@ -44,9 +44,12 @@ async def create(request: Request) -> Response:
     kept = {key: fields[key] for key in CACHED_KEYS if key in fields}
     make = partial(read_request, kept, able(service, owner, offer.facts), is_beginning=True)
     count = await while_there(request, _compute(service, offer.names[0], make))
+    name = fields.get("displayName", "")
+    if not isinstance(name, str) or len(name) > 512:
+        raise ApiError(400, "displayName is a text of up to 512 letters", field="displayName")
     body = {
         "model": f"models/{offer.names[0]}",
-        "displayName": fields.get("displayName", ""),
+        "displayName": name,
         "tokens": count,
         "fields": kept,
     }

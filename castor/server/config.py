@@ -23,6 +23,10 @@ class ServerConfig:
     max_candidates: int = 8
     max_vectors: int = 2048  # of one request
     vector_tokens: int = 8192  # of what one vector is made of; memory grows with the square
+    cors: tuple[str, ...] = ()  # origins whose pages may ask; "*": all
+    rates_safety: bool = True  # rate texts by the small classifier
+    allows_fetch: bool = False  # fetch media from public addresses
+    is_replica: bool = False  # one of several: it keeps nothing between requests
     idle_s: float = 0.0  # after which a model that nobody asks for is unloaded; 0: never
     memory_bytes: int = 0  # of the weights of all loaded models; 0: no limit
     drain_s: int = 60  # after SIGTERM, until answers under way are broken off

@@ -18,7 +18,7 @@ from castor.server.gemini_request import Abilities, read_count, read_request
 from castor.server.gemini_vectors import batch_embed_contents, embed_content
 from castor.server.models import Facts, Offer
 from castor.server.service import Service, json_of, page_of, service_of, talk, while_there
-from castor.server.uploads import open_file
+from castor.server.uploads import fetched, open_file
 
 VERSIONS = ("v1", "v1beta", "v1alpha")
 router = APIRouter()
@@ -59,6 +59,8 @@ def able(service: Service, owner: str, facts: Facts) -> Abilities:
         limits=service.config.limits,
         open_file=partial(open_file, service, owner),
         open_cached=partial(open_cached, service, owner),
+        fetch=partial(fetched, service),
+        rates=service.classifier is not None,
     )
 
 

@@ -15,12 +15,13 @@ from castor.server.answering import Query
 from castor.server.bodies import boolean, number, texts, whole
 from castor.server.errors import ApiError
 from castor.server.logprobs import MOST_ALTERNATIVES
+from castor.server.safety import read_settings
 from castor.server.schemas import of_gemini
 
-IGNORED = {"model", "safetySettings", "labels", "serviceTier", "store"}  # clients send these unasked
+IGNORED = {"model", "labels", "serviceTier", "store"}  # clients send these unasked
 REFUSED = {"continuationToken"}
 CACHED_KEYS = ("contents", "systemInstruction", "tools", "toolConfig")
-REQUEST_KEYS = {*CACHED_KEYS, "generationConfig", "cachedContent", *IGNORED, *REFUSED}
+REQUEST_KEYS = {*CACHED_KEYS, "generationConfig", "cachedContent", "safetySettings", *IGNORED, *REFUSED}
 NO_EFFECT: dict[str, tuple[Any, ...]] = {  # settings that are not offered, and values with which they change nothing
     "presencePenalty": (0,),
     "frequencyPenalty": (0,),
@@ -34,6 +35,7 @@ CONFIG_KEYS = {
     *("responseModalities", "thinkingConfig", "enableEnhancedCivicAnswers", *NO_EFFECT),
 }
 OpenFile = Callable[[Mapping[str, Any], str], Part]  # a fileData object and its place in the request
+Fetch = Callable[[str, str], Part]  # an address and its place in the request
 OpenCached = Callable[[str], Mapping[str, Any]]  # the fields of a cached content by its name
 
 
@@ -48,6 +50,8 @@ class Abilities:
     limits: Limits
     open_file: OpenFile
     open_cached: OpenCached
+    fetch: Fetch  # ApiError 400 where nothing may be fetched
+    rates: bool = False  # whether texts are rated by a classifier
 
 
 def read_request(
@@ -80,6 +84,7 @@ def read_request(
         thinking=thinking,
         shows_thoughts=shows_thoughts,
         deadline_s=deadline_s,
+        blocks=read_settings(fields["safetySettings"]) if able.rates and "safetySettings" in fields else {},
     )
 
 

@@ -14,7 +14,7 @@ from castor.server.answering import Tokens
 from castor.server.errors import ApiError
 
 MEDIA = ("image", "audio", "video", "document")
-IGNORED = {"store", "stream", "service_tier", "labels", "previous_interaction_id", "model", "safety_settings"}
+IGNORED = {"store", "stream", "service_tier", "labels", "previous_interaction_id", "model"}
 KNOWN = {
     *("input", "system_instruction", "generation_config", "tools", "response_modalities", "response_format"),
     *("response_mime_type", "cached_content", *IGNORED),
@@ -55,7 +55,7 @@ def _config(fields: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in given.items():
         if key in SETTINGS:
             config[SETTINGS[key]] = value
-        elif key == "thinking_level" and value in THINKING:
+        elif key == "thinking_level" and isinstance(value, str) and value in THINKING:
             config.setdefault("thinkingConfig", {})["thinkingBudget"] = THINKING[value]
         elif key == "thinking_summaries" and value in ("auto", "none"):
             config.setdefault("thinkingConfig", {})["includeThoughts"] = value == "auto"

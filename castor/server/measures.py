@@ -8,7 +8,7 @@ import secrets
 import time
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -35,6 +35,8 @@ class Measures:
         loaded = Gauge("castor_model_loaded", "whether a model is in memory", ["model"], registry=registry)
         for offer in models.offers:
             loaded.labels(offer.names[0]).set_function(lambda offer=offer: float(offer.answerer is not None))
+        ProcessCollector(registry=registry)
+        self.reused = Counter("castor_reused_tokens", "of prompts, known from earlier ones", registry=registry)
         self.vectors = Counter("castor_vectors", "vectors that were made", registry=registry)
 
     def count_tokens(self, direction: str, tokens: Tokens) -> None:

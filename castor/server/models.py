@@ -156,7 +156,7 @@ class Models:
     async def _make_room(self, wanted: Offer) -> None:
         """Unload what was used longest ago until `wanted` fits; ApiError 503 where all that is loaded is in use."""
         most = self._config.memory_bytes
-        while most and self._used_bytes() + wanted.facts.num_bytes > most:
+        while most and (used := self._used_bytes()) and used + wanted.facts.num_bytes > most:
             idle = [offer for offer in self._idle() if offer is not wanted]
             if not idle:
                 message = f"no room for {wanted.names[0]} beside the models that are in use; try again later"

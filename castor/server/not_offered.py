@@ -21,15 +21,20 @@ NOT_OFFERED: tuple[tuple[str, str], ...] = (
     (_V + r"/(?:agents|environments|triggers|webhooks|voices|operations)(?:/.*)?", "this"),
     (r"/ws/.*", "the Live API"),
     (r"/v1beta1/.*", "Vertex AI's addresses"),
-    (r"(?:/openai)?/v1/(?:completions|moderations)", "this part of OpenAI's API"),
+    (r"(?:/openai)?/v1/completions", "this part of OpenAI's API"),
     (r"(?:/openai)?/v1/(?:responses|images|audio|videos)(?:/.*)?", "this part of OpenAI's API"),
     (
         r"(?:/openai)?/v1/(?:fine_tuning|assistants|threads|vector_stores|uploads|realtime|evals)(?:/.*)?",
         "this part of OpenAI's API",
     ),
     (r"/openai/v1/(?:files|batches)(?:/.*)?", "this part of OpenAI's API"),
-    (r"/v1beta/openai/(?!chat/completions$|embeddings$|models).*", "this part of OpenAI's API"),
+    (
+        r"/v1beta/openai/(?!chat/completions$|embeddings$|images/generations$|audio/transcriptions$|moderations$|models).*",
+        "this part of OpenAI's API",
+    ),
 )
+# What a server keeps between requests; one of several replicas does not offer it.
+KEEPING = re.compile(rf"(?:/upload)?{_V}/(?:files|cachedContents|batches|interactions)(?:/.*)?|/upload/.*", re.DOTALL)
 _COMPILED = tuple((re.compile(pattern, re.DOTALL), name) for pattern, name in NOT_OFFERED)
 
 

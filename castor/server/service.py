@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,9 +16,11 @@ from castor.server.answering import Answerer, End, Modality, Prompt, Query
 from castor.server.bodies import parse_object, read_body, whole
 from castor.server.config import ServerConfig
 from castor.server.errors import ApiError
+from castor.server.fetch import Fetcher
 from castor.server.files import FileStore
 from castor.server.measures import Measures
 from castor.server.models import Models
+from castor.server.safety import Classifier
 from castor.server.state import State
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ class Service:
     measures: Measures
     state: State
     batches: Batches = field(init=False)
+    classifier: Classifier | None = None  # rates texts
+    fetcher: Fetcher | None = None  # None: nothing is fetched from addresses
     started_s: float = field(default_factory=time.time)
     is_draining: bool = False
 
@@ -57,6 +61,7 @@ class Talk:
     query: Query
     prompt: Prompt
     said: dict[Modality, int] = field(default_factory=dict)
+    stopped: set[int] = field(default_factory=set)  # candidates that nobody wants to hear on
     num_reused: int = 0  # of the prompt's tokens, known once the first candidate has ended
 
     async def items(self) -> AsyncIterator[tuple[int, Part | End]]:
@@ -64,20 +69,27 @@ class Talk:
         started_s, measures, is_first = time.monotonic(), self.service.measures, True
         try:
             for index, sampling in enumerate(self.query.samplings):
-                async for item in self.answerer.answer(self.query, self.prompt, sampling):
-                    if is_first:
-                        measures.first_token.observe(time.monotonic() - started_s)
-                        is_first = False
-                    if isinstance(item, End):
-                        self.num_reused = self.num_reused or item.num_reused
-                        measures.count_tokens("answer", item.tokens)
-                        for modality, count in item.tokens.items():
-                            self.said[modality] = self.said.get(modality, 0) + count
-                    yield index, item
+                async with aclosing(self.answerer.answer(self.query, self.prompt, sampling)) as answer:
+                    async for item in answer:
+                        if is_first:
+                            measures.first_token.observe(time.monotonic() - started_s)
+                            is_first = False
+                        if isinstance(item, End):
+                            self._count(item)
+                        yield index, item
+                        if index in self.stopped:
+                            break
         except TimeoutError:
             raise ApiError(504, f"the answer was not done within {self.query.deadline_s:g} s") from None
         except ValueError as error:
             raise ApiError(400, str(error)) from None
+
+    def _count(self, end: End) -> None:
+        self.num_reused = self.num_reused or end.num_reused
+        self.service.measures.reused.inc(end.num_reused)
+        self.service.measures.count_tokens("answer", end.tokens)
+        for modality, count in end.tokens.items():
+            self.said[modality] = self.said.get(modality, 0) + count
 
 
 def service_of(request: Request) -> Service:

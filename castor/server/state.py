@@ -27,6 +27,11 @@ CREATE TABLE IF NOT EXISTS records (
 CREATE TABLE IF NOT EXISTS batch_rows (
     batch TEXT, number INTEGER, request TEXT, key TEXT, answer TEXT, PRIMARY KEY (batch, number));
 """
+# Records of a kind, and bytes of the file that are in use.
+_USED = """
+SELECT (SELECT COUNT(*) FROM records WHERE kind = ?), (page_count - freelist_count) * page_size
+FROM pragma_page_count(), pragma_freelist_count(), pragma_page_size();
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,11 +83,7 @@ class State:
         """
         self.purge()
         text = json.dumps(body)
-        used = self.run(
-            "SELECT (SELECT COUNT(*) FROM records WHERE kind = ?), page_count * page_size"
-            " FROM pragma_page_count(), pragma_page_size()",
-            kind,
-        )[0]
+        used = self.run(_USED, kind)[0]
         if used[0] >= MAX_RECORDS or used[1] + len(text) + sum(len(request) for request, _ in rows) > self._max_bytes:
             raise ApiError(429, f"too many {kind}s, or too large ones, are kept here; delete some first")
         now_s, record_id = self._clock(), record_id or secrets.token_hex(12)
