@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import threading
 import time
@@ -24,9 +25,10 @@ class Site(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/slow":
-            for _ in range(100):
-                self.wfile.write(b"HTTP/1.1 200 OK\r\nx")
-                time.sleep(0.05)
+            with contextlib.suppress(ConnectionError):
+                for _ in range(100):
+                    self.wfile.write(b"HTTP/1.1 200 OK\r\nx")
+                    time.sleep(0.05)
             return
         target = {"/away": "http://10.0.0.7/x", "/loop": "/loop", "/file": "file:///etc/passwd", "/next": "/a.png"}
         if self.path in target:

@@ -12,12 +12,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from castor import __version__
-from castor.server.bodies import number
 from castor.server.gemini_reply import as_array, as_events, chunks, details, whole_reply
 from castor.server.gemini_request import Abilities, read_count, read_request
 from castor.server.gemini_vectors import batch_embed_contents, embed_content
 from castor.server.models import Facts, Offer
-from castor.server.service import Service, json_of, page_of, service_of, talk, while_there
+from castor.server.service import Service, deadline_of, json_of, page_of, service_of, talk, while_there
 from castor.server.uploads import fetched, open_file
 
 VERSIONS = ("v1", "v1beta", "v1alpha")
@@ -73,12 +72,6 @@ def able_of(request: Request, name: str) -> Abilities:
 def open_cached(service: Service, owner: str, name: str) -> dict[str, Any]:
     """The fields of a cached content; ApiError 404 where this client has none of that name."""
     return service.state.get("cachedContent", name.removeprefix("cachedContents/"), owner).body["fields"]
-
-
-def deadline_of(request: Request) -> float | None:
-    """Seconds that the client waits, where it says so."""
-    stated = request.headers.get("x-server-timeout")
-    return None if stated is None else number(stated, "X-Server-Timeout", 0.001, 86_400)
 
 
 async def list_models(request: Request) -> Response:

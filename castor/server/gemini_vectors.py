@@ -14,7 +14,7 @@ from castor.server.bodies import whole
 from castor.server.errors import ApiError
 from castor.server.gemini_reply import details
 from castor.server.gemini_request import Abilities, read_parts
-from castor.server.service import json_of, service_of, while_there
+from castor.server.service import deadline_of, json_of, service_of, while_there
 from castor.server.vectors import Vectors, Wish, embed, with_task
 
 KEYS = {"model", "content", "taskType", "title", "outputDimensionality"}
@@ -44,7 +44,8 @@ def read_wishes(body: Mapping[str, Any], name: str, able: Abilities, most: int) 
 async def embed_content(request: Request, name: str, able: Abilities) -> Response:
     """models.embedContent."""
     body = await json_of(request)
-    work = embed(service_of(request), name, lambda: [read_wish(body, "", name, able)])
+    make, deadline_s = (lambda: [read_wish(body, "", name, able)]), deadline_of(request)
+    work = embed(service_of(request), name, make, deadline_s=deadline_s)
     made = await while_there(request, work)
     return JSONResponse({"embedding": {"values": made.values[0].tolist()}, **_usage(made)})
 
@@ -53,7 +54,7 @@ async def batch_embed_contents(request: Request, name: str, able: Abilities) -> 
     """models.batchEmbedContents."""
     service, body = service_of(request), await json_of(request)
     make = partial(read_wishes, body, name, able, service.config.max_vectors)
-    made = await while_there(request, embed(service, name, make))
+    made = await while_there(request, embed(service, name, make, deadline_s=deadline_of(request)))
     return JSONResponse({"embeddings": [{"values": vector.tolist()} for vector in made.values], **_usage(made)})
 
 

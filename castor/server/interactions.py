@@ -19,11 +19,11 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from castor.server.answering import End
 from castor.server.errors import ApiError
-from castor.server.gemini import VERSIONS, able_of, deadline_of
+from castor.server.gemini import VERSIONS, able_of
 from castor.server.gemini_reply import is_wanted
 from castor.server.gemini_request import read_request
 from castor.server.interaction_forms import content_of, contents_of, request_of, usage_of
-from castor.server.service import Service, Talk, json_of, model_of, service_of, talk, while_there
+from castor.server.service import Service, Talk, deadline_of, json_of, model_of, service_of, talk, while_there
 from castor.server.state import Record, time_text
 
 KIND = "interaction"

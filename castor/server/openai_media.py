@@ -94,8 +94,7 @@ def _drawing(body: Mapping[str, Any], config: ServerConfig) -> tuple[tuple[int, 
         raise ApiError(400, "prompt must be a text", field="prompt")
     count = whole(fields.get("n", 1), "n", 1, config.max_candidates)
     seed = whole(fields.get("seed", secrets.randbits(31)), "seed", -(2**63), 2**62)
-    # several pictures of one prompt would be the same without chance
-    temperature = number(fields.get("temperature", 0 if count == 1 else 0.7), "temperature", 0, 100)
+    temperature = number(fields.get("temperature", 0), "temperature", 0, 100)  # of words; pictures have their own
     sampling = SamplingConfig(max_tokens=config.max_tokens, temperature=temperature)
     samplings = tuple(dataclasses.replace(sampling, seed=seed + at) for at in range(count))
     return _size(fields.get("size", "auto")), Query(messages=(Message.user(prompt),), samplings=samplings)

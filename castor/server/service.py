@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from castor.content import Part
 from castor.server.answering import Answerer, End, Modality, Prompt, Query
-from castor.server.bodies import parse_object, read_body, whole
+from castor.server.bodies import number, parse_object, read_body, whole
 from castor.server.config import ServerConfig
 from castor.server.errors import ApiError
 from castor.server.fetch import Fetcher
@@ -110,6 +110,12 @@ def model_of(body: Mapping[str, Any]) -> str:
     if not isinstance(name, str) or not name:
         raise ApiError(400, "model must be the name of a model", field="model")
     return name
+
+
+def deadline_of(request: Request) -> float | None:
+    """Seconds that the client waits, where it says so."""
+    stated = request.headers.get("x-server-timeout")
+    return None if stated is None else number(stated, "X-Server-Timeout", 0.001, 86_400)
 
 
 def page_of(request: Request, items: list[Any], key: str) -> dict[str, Any]:

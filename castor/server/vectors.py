@@ -72,13 +72,19 @@ def with_task(parts: tuple[Part, ...], task: object, title: object, place: str) 
     return (Text(words + parts[0].text), *parts[1:])
 
 
-async def embed(service: Service, name: str, make: Callable[[], list[Wish]]) -> Vectors:
-    """The vectors of what `make` reads, which runs in a thread. ApiError says what is wrong with it."""
+async def embed(
+    service: Service, name: str, make: Callable[[], list[Wish]], *, deadline_s: float | None = None
+) -> Vectors:
+    """The vectors of what `make` reads, which runs in a thread. ApiError: wrong, or too slow."""
     if service.models.find(name).facts.vector_dim is None:
         raise ApiError(400, f"{name} makes no vectors; models whose supportedGenerationMethods name embedContent do")
     async with service.models.use(name) as answerer:
         with answerer.place():
-            found = await _embed(answerer, make, service.config.vector_tokens)
+            try:
+                async with asyncio.timeout(deadline_s):
+                    found = await _embed(answerer, make, service.config.vector_tokens)
+            except TimeoutError:
+                raise ApiError(504, f"the vectors were not done within {deadline_s:g} s") from None
     service.measures.vectors.inc(len(found.values))
     service.measures.count_tokens("prompt", found.total)
     return found
