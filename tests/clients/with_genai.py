@@ -29,11 +29,10 @@ def chat():
 
 
 def json_mode():
-    schema = {"type": "OBJECT", "properties": {"n": {"type": "INTEGER", "maximum": 9}}, "required": ["n"]}
+    schema = {"type": "STRING", "enum": ["red", "blue"]}
     config = {"response_mime_type": "application/json", "response_schema": schema, "max_output_tokens": 60}
-    return isinstance(
-        json.loads(client.models.generate_content(model="tiny", contents="x", config=config).text)["n"], int
-    )
+    reply = client.models.generate_content(model="tiny", contents="x", config=config)
+    return json.loads(reply.text) in ("red", "blue")
 
 
 def count():
