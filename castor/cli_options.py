@@ -20,6 +20,11 @@ def model_option(parser: Any) -> None:
         "--model", default="atom", metavar="NAME", help="atom, a model folder, or a pulled model (default: atom)"
     )
     parser.add_argument("--adapter", metavar="FOLDER", help="an adapter trained for that model, put onto it")
+    quantize_option(parser)
+
+
+def quantize_option(parser: Any) -> None:
+    """In how many bits weights are kept."""
     parser.add_argument(
         "--quantize", choices=("int4", "int8"), help="keep weights in so many bits (default: as they were saved)"
     )

@@ -56,7 +56,13 @@ def new_model(config: ModelConfig, renderer: Renderer, codec: ImageCodec | None)
 def serving(model: Model, keys: tuple[str, ...] = (), **settings: Any) -> Iterator[Served]:
     """A server for as long as the block runs; the model is called "tiny"."""
     config = ServerConfig(**{"name": "tiny", "aliases": ("local-gemini", "Org/Tiny:3b"), "max_tokens": 12, **settings})
-    served = Served(create_app(model, config, Keys(keys)), model)
+    with running(Served(create_app(model, config, Keys(keys)), model)) as served:
+        yield served
+
+
+@contextmanager
+def running(served: Served) -> Iterator[Served]:
+    """A server of any application for as long as the block runs."""
     served.thread.start()
     while not served.server.started:
         assert served.thread.is_alive(), "the server ended at its start"

@@ -138,9 +138,9 @@ PATHS = [
         "/upload/session/%2e%2e%2fx",
         "/upload/v1/files/x",
     ),
-    *("/%2e%2e/%2e%2e/etc/passwd", "/static/x", "/docs", "/openapi.json", "/redoc", "/.env", "/admin", "/v1"),
+    *("/%2e%2e/%2e%2e/etc/passwd", "/static/x", "/redoc", "/.env", "/admin", "/v1"),
     *("/v1/models?pageSize=x", "/v1/models?pageToken=-1", "/v1/models?pageSize=99999999999999999999", "/v9/models"),
-    *("/v1/chat", "/v1/chat/completions/x", "/v1/embeddings", "/v1/cachedContents/x", "/ws/x", "/v1/batches"),
+    *("/v1/chat", "/v1/chat/completions/x", "/v1/cachedContents/x", "/ws/x", "/v1/batches/x"),
 ]
 
 

@@ -153,7 +153,7 @@ def test_nothing_is_fetched(client: object) -> None:
 def test_what_is_not_offered_says_so(served: Served) -> None:
     client = openai.OpenAI(api_key="x", base_url=served.url + "/v1", max_retries=3)
     with pytest.raises(openai.APIStatusError) as missing:
-        client.embeddings.create(model="tiny", input="x")
+        client.audio.speech.create(model="tiny", input="x", voice="alloy")
     assert missing.value.status_code == 501 and missing.value.body["type"] == "server_error"
     with pytest.raises(openai.NotFoundError):
         client.chat.completions.create(model="gpt-5", messages=[{"role": "user", "content": "x"}])

@@ -146,3 +146,47 @@ def test_settings_are_checked() -> None:
     with pytest.raises(ValueError, match="max_waiting=0"):
         ServerConfig(max_waiting=0)
     assert ServerConfig(name="a", aliases=("b", "a")).names == ("a", "b")
+
+
+def test_keys_with_scopes_and_rates(tiny_config: ModelConfig, renderer: Renderer, codec: ImageCodec) -> None:
+    lines = ("all", "vec scopes=vectors,metrics", "slow rate=2 scopes=answers")
+    with serving(new_model(tiny_config, renderer, codec), keys=lines) as served:
+
+        def status(key: str, path: str, body: object = None) -> int:
+            method = "GET" if body is None else "POST"
+            return httpx.request(method, f"{served.url}{path}", json=body, headers={"x-goog-api-key": key}).status_code
+
+        count, contents = "/v1beta/models/tiny:countTokens", {"contents": [{"parts": [{"text": "a"}]}]}
+        assert status("all", count, contents) == 200
+        assert status("vec", count, contents) == 403 and status("vec", "/v1/files") == 403
+        assert status("vec", "/v1/models/tiny:embedContent", {"content": contents["contents"][0]}) == 400
+        assert status("vec", "/metrics") == 200 and status("slow", "/metrics") == 403
+        assert [status("slow", count, contents) for _ in range(3)] == [200, 200, 429]
+        assert status("all", "/v1/models") == 200 and status("vec", "/v1/models/tiny") == 200
+    for wrong in ("key rate=0", "key scopes=everything", "key until=tomorrow", " "):
+        with pytest.raises(ValueError):
+            Keys([wrong])
+
+
+def test_a_rate_fills_up_again() -> None:
+    from starlette.requests import HTTPConnection
+
+    from castor.server.errors import ApiError
+
+    now = [0.0]
+    keys = Keys(["key rate=60"], clock=lambda: now[0])
+    scope = {"type": "http", "path": "/v1/models", "headers": [(b"x-goog-api-key", b"key")], "query_string": b""}
+
+    def passed(times: int) -> int:
+        count = 0
+        for _ in range(times):
+            try:
+                keys.owner(HTTPConnection(scope))
+                count += 1
+            except ApiError as error:
+                assert error.status == 429 and error.retry_after_s is not None and error.retry_after_s <= 1
+        return count
+
+    assert passed(100) == 60
+    now[0] += 5
+    assert passed(100) == 5

@@ -16,10 +16,14 @@ from typing import Any
 
 import httpx
 import pytest
-from serving import Served, new_model, sample, serving
+from serving import Served, new_model, running, sample
 
+import castor
 from castor.models.codec import ImageCodec
 from castor.models.config import ModelConfig
+from castor.server.app import create_app
+from castor.server.config import ServerConfig
+from castor.server.models import Offer
 from castor.server.not_offered import not_offered
 from castor.tokens.render import Renderer
 
@@ -27,20 +31,31 @@ FOLDER = os.environ.get("CASTOR_WIRE", "")
 RECORDINGS = sorted(Path(FOLDER).glob("*.json")) if FOLDER else []
 pytestmark = pytest.mark.skipif(not RECORDINGS, reason="CASTOR_WIRE names no folder of recordings")
 
-NAMES = ("Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-3B", "Qwen/Qwen2.5-VL", "qwen2.5vl:3b", "local-gemini-image")
+VECTORS = ("gemini-embedding-001", "gemini-embedding-2", "local-embed", "my-gemini-vl-embed", "text-embedding-004", "e")
+NAMES = (
+    "local-gemini",
+    "img",
+    "Qwen/Qwen2.5-VL-3B-Instruct",
+    "Qwen/Qwen2.5-VL-3B",
+    "Qwen/Qwen2.5-VL",
+    "qwen2.5vl:3b",
+    "local-gemini-image",
+)
 # What the recordings ask for and this model or server refuses, found in a request's JSON: a pattern, and what is named.
 GEMINI_REFUSALS = {
     r'"(functionDeclarations|googleSearch|codeExecution|fileSearch|urlContext)"': r"tools|unknown key",
     r'"function(Call|Response)"': r"functioncall|functionresponse|tools",
     r'"application/json"|"text/x.enum"': "responseMimeType",
     r'"response(Json)?Schema"': "response(Json)?Schema",
-    r'"cachedContent"': "cachedContent",
     r'"minP"': "minP",
     r'"presencePenalty": 0\.1': "presencePenalty",
     r'"videoMetadata"': "videoMetadata",
     r'"mediaResolution"': "mediaResolution",
     r'"speechConfig"|"AUDIO"': "speechConfig|responseModalities",
     r'"imageSize"': "imageConfig",
+    r'"outputDimensionality": 64': "from 1 to 24",
+    r'"file_uri": "[^"]*", "mime_type": "application/pdf"|"data": "eA=="': "inlineData|fileData",
+    r'"fileName"|"file_name"': "JSON",
     r'"(UklGRnh4eHg=|bXA0|JVBERg==|-__--__-)"': r"inlineData",
 }
 OPENAI_REFUSALS = {
@@ -49,25 +64,49 @@ OPENAI_REFUSALS = {
     r'"(logprobs|logit_bias|audio|presence_penalty)": [^nf]': "logprobs|logit_bias|audio|presence_penalty",
     r'"mm_processor_kwargs"': "mm_processor_kwargs",
     r'base64,AAAA"|"UklGRg=="|JVBERg==': r"messages\[0\]",
+    r'"input": \[\[1': "token ids",
+    r'"input": \[\{"type": "text", "text": "x"\}, \{"type": "image_url"': "texts are rated",
+    r'"prompt": "cat"': "without a picture",
 }
+OPENAI = (  # ends of the addresses that OpenAI's clients alone ask
+    *("chat/completions", "/embeddings", "images/generations", "audio/transcriptions", "/moderations"),
+)
 
 
 @pytest.fixture(scope="module")
-def served(tiny_config: ModelConfig, renderer: Renderer, codec: ImageCodec) -> Iterator[Served]:
+def served(
+    tiny_config: ModelConfig, renderer: Renderer, codec: ImageCodec, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    published = pytest.importorskip("published")
+    folder = tmp_path_factory.mktemp("vectors")
+    published.write_tower_checkpoint(folder, "embedding_gemma2")
     model = new_model(tiny_config, renderer, codec)
-    with serving(model, aliases=("local-gemini", *NAMES), max_tokens=4) as running:
-        yield running
+    offers = [Offer.of_model(model, NAMES), Offer.of_model(castor.load(folder, device="cpu"), VECTORS)]
+    with running(Served(create_app(offers, ServerConfig(max_tokens=4)), model)) as server:
+        yield server
 
 
 def offered(request: dict[str, Any]) -> bool:
     """Whether the request is for a route of this server."""
     path = request["path"]
-    routes = r"/v1(beta)?/models(/.*)?|(/upload)?/v1(beta)?/files(/.*)?|/upload/session/.*|.*/chat/completions"
+    routes = r"/v1(beta)?/(models|cachedContents|batches|interactions)(/.*)?|(/upload)?/v1(beta)?/files(/.*)?"
+    routes += r"|/upload/session/.*|.*(" + "|".join(OPENAI) + ")"
     return re.fullmatch(routes, path) is not None and not_offered(path) is None
 
 
 def keep_file(served: Served) -> None:
-    """The recordings speak of files/abc123."""
+    """The recordings speak of files/abc123, of cachedContents/c1 and of two batches."""
+    state = served.service.state
+    cached = {"model": "models/local-gemini", "displayName": "", "tokens": 1}
+    fields = {"contents": [{"parts": [{"text": "long"}]}]}
+    batch = {"model": "local-gemini", "embeds": False, "display_name": "", "from_file": False, "count": 0}
+    for kind, name, body in (
+        ("cachedContent", "c1", {**cached, "fields": fields}),
+        ("batch", "b1", {**batch, "state": "SUCCEEDED"}),
+        ("batch", "b2", {**batch, "embeds": True, "state": "SUCCEEDED"}),
+    ):
+        if all(record.id != name for record in state.all(kind, "")):
+            state.add(kind, "", body, 1000.0, record_id=name)
     store = served.service.files
     if not any(file.id == "abc123" for file in store.all("")):
         data = sample("scene.png")
@@ -90,12 +129,12 @@ def send(http: httpx.Client, request: dict[str, Any], session: str) -> httpx.Res
 def check(request: dict[str, Any], reply: httpx.Response) -> str:
     """Asserts that the reply is what its client can read; gives "answered" or "refused"."""
     path, body = request["path"], json.dumps(request.get("json"))
-    is_openai = path.endswith("chat/completions")
+    is_openai = path.endswith(OPENAI)
     known = OPENAI_REFUSALS if is_openai else GEMINI_REFUSALS
     if "pageToken=p2" in request["query"]:  # the token of the recorder's own list
         assert reply.status_code == 400 and "pageToken" in reply.json()["error"]["message"]
         return "refused"
-    is_asking = is_openai or ":" in path.rpartition("/")[2]
+    is_asking = is_openai or ":" in path.rpartition("/")[2] or path.endswith("/interactions")
     reasons = [named for pattern, named in known.items() if re.search(pattern, body)] if is_asking else []
     if reasons:
         assert reply.status_code == 400, reply.text
@@ -103,8 +142,21 @@ def check(request: dict[str, Any], reply: httpx.Response) -> str:
         assert is_openai or error["status"] == "INVALID_ARGUMENT"
         assert re.search("|".join(reasons), error["message"], re.IGNORECASE), error
         return "refused"
+    if path.endswith("transcriptions"):  # its body was not recorded
+        assert reply.status_code == 400 and "multipart" in reply.json()["error"]["message"]
+        return "refused"
     assert reply.status_code == 200, reply.text
-    if is_openai:
+    if path.endswith("/embeddings"):
+        given = request["json"].get("input")
+        assert len(reply.json()["data"]) == (len(given) if isinstance(given, list) and given else 1)
+    elif path.endswith(":batchEmbedContents"):
+        assert len(reply.json()["embeddings"]) == len(request["json"]["requests"])
+    elif path.endswith(":embedContent"):
+        assert len(reply.json()["embedding"]["values"]) == 24
+    elif path.endswith("/interactions"):
+        events = reply.text.count("event: interaction.completed") if request["json"].get("stream") else 0
+        assert events == 1 or reply.json()["steps"]
+    elif is_openai:
         check_chat(request["json"], reply)
     elif path.endswith(":streamGenerateContent"):
         pieces = [json.loads(event[6:]) for event in reply.content.split(b"\r\n\r\n") if event]
@@ -148,12 +200,13 @@ def check_resource(request: dict[str, Any], reply: httpx.Response) -> None:
         assert reply.headers["x-goog-upload-status"] == "active" and reply.headers["x-goog-upload-url"]
     elif path.endswith(":download"):
         assert reply.content == sample("scene.png")
-    elif request["method"] == "DELETE":
+    elif request["method"] == "DELETE" or path.endswith(":cancel"):
         assert reply.json() == {}
-    elif path.endswith(("/models", "/files")):
-        assert all("name" in item for item in reply.json()[path.rpartition("/")[2]])
+    elif request["method"] == "GET" and path.endswith(("/models", "/files", "/cachedContents", "/batches")):
+        key = path.rpartition("/")[2]
+        assert all("name" in item for item in reply.json()["operations" if key == "batches" else key])
     else:
-        assert reply.json()["name"].startswith(("models/", "files/"))
+        assert reply.json()["name"].startswith(("models/", "files/", "cachedContents/", "batches/"))
 
 
 @pytest.mark.parametrize("recording", RECORDINGS, ids=lambda path: path.stem)

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from castor.engine.forward import Forward, new_blocks
 from castor.engine.request import Reason, Request, Said
 from castor.engine.sample import SamplingConfig, grammar_of, pick
 from castor.engine.schedule import Scheduler
+from castor.engine.vectors import VectorQueue
 from castor.tokens.sequence import Sequence as Tokens
 
 if TYPE_CHECKING:
@@ -67,11 +69,10 @@ class Engine:
         """The model's weights must not change from here on: the cache would keep what they were."""
         self.model, self.config, self._clock = model, config or EngineConfig(), clock
         decoder, renderer, config = model.decoder, model.renderer, self.config
-        if decoder.config.text.sees_both_ways:
-            raise ValueError("use_bidirectional_attention='all': this model embeds, it does not answer")
+        self.answers = not decoder.config.text.sees_both_ways
         blocks = new_blocks(
             decoder,
-            config.cache_tokens,
+            config.cache_tokens if self.answers else 1,
             max_rows=config.max_rows,
             block_tokens=config.block_tokens,
             token_budget=config.token_budget,
@@ -92,6 +93,7 @@ class Engine:
         can_draw = model.codec is not None
         self._grammars = {wish: grammar_of(renderer.space, may_draw=wish and can_draw) for wish in (False, True)}
         self.constrainer = Constrainer(renderer.tokenizer, renderer.space, renderer.stop_id)
+        self.vectors = VectorQueue(decoder, model.device, most_tokens=config.token_budget)
         self._inbox: deque[Request] = deque()
         self._arrivals = itertools.count()
         self._stepping, self._news = threading.Lock(), threading.Condition()
@@ -152,7 +154,23 @@ class Engine:
             self._news.notify_all()
         return request
 
+    def submit_vectors(self, sequences: Sequence[Tokens]) -> Future[torch.Tensor]:
+        """One vector for every rendered prompt, float32 [N, E]; they are computed between the steps of answers.
+
+        QueueFull where too many requests wait; ValueError where the model makes no vectors, or a prompt is too long.
+        """
+        with self._news:
+            if self._is_closed:
+                raise RuntimeError("the engine is closed")
+            if len(self.vectors) >= self.config.max_waiting:
+                raise QueueFull(f"{self.config.max_waiting} requests wait already")
+            future = self.vectors.submit(sequences)
+            self._news.notify_all()
+        return future
+
     def _check(self, request: Request) -> None:
+        if not self.answers:
+            raise ValueError("this model makes vectors, it does not answer")
         decoder, sequence, most = self.model.decoder, request.sequence, request.sampling.max_tokens
         decoder.check_length(len(sequence), most)
         if len(sequence.patches_PC) and decoder.config.vision is None:
@@ -190,7 +208,8 @@ class Engine:
                 for span in spans:
                     self.scheduler.advance(span)
                 self._say([span.request for span in spans if span.is_last], logits_NV)
-            return bool(self.scheduler.running or self.scheduler.num_waiting or self._inbox)
+            self.vectors.step()
+            return bool(self.scheduler.running or self.scheduler.num_waiting or self._inbox or self.vectors)
 
     def _say(self, requests: Sequence[Request], logits_NV: torch.Tensor) -> None:
         """Choose the next id of every request, and end those that are done."""
@@ -242,7 +261,7 @@ class Engine:
             while not self._is_closed:
                 if not self.step():
                     with self._news:
-                        self._news.wait_for(lambda: self._inbox or self._is_closed)
+                        self._news.wait_for(lambda: self._inbox or self.vectors or self._is_closed)
             error = ""
         finally:
             self._end_all(error)
@@ -254,6 +273,7 @@ class Engine:
                 self._end(request, "error" if error else "cancelled", error)
             while self._inbox:
                 self._inbox.popleft().end("error" if error else "cancelled", error)
+            self.vectors.end(error)
 
     def start(self) -> Engine:
         """Make steps in a thread from now on."""

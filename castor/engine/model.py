@@ -28,7 +28,6 @@ from castor.models.packing import PackConfig, pack_decoder, packing_of
 from castor.nn.lora import merge_adapters
 from castor.runtime import pick_device
 from castor.tokens.batch import Batch
-from castor.tokens.embedding import EmbeddingRenderer
 from castor.tokens.gemma import GemmaRenderer
 from castor.tokens.pack import collate
 from castor.tokens.render import RenderConfig, Renderer
@@ -251,17 +250,33 @@ class Model:
 
         >>> model.embed("a red circle", [castor.Image("photo.png")], dimensions=256)
         """
-        most = self.decoder.config.text.embedding_dim
-        if most is None or not isinstance(self.renderer, Renderer | EmbeddingRenderer):
+        self.check_dimensions(dimensions)
+        sequences = [self.encode_vector(_messages(prompt), task) for prompt in prompts]
+        vectors_NE = embed_sequences(self.decoder, sequences, self.device)
+        return vectors_NE if dimensions is None else F.normalize(vectors_NE[:, :dimensions], dim=-1)
+
+    @property
+    def vector_dim(self) -> int | None:
+        """Numbers in the vectors that `embed` makes; None where it makes none."""
+        return self.decoder.config.text.embedding_dim if hasattr(self.renderer, "encode_task") else None
+
+    def check_dimensions(self, dimensions: int | None) -> None:
+        """ValueError where this model makes no vectors, or none of so many numbers."""
+        most = self.vector_dim
+        if most is None:
             raise ValueError(
                 "this checkpoint has no embedding head; it writes, but does not embed. One of ours gets a head by: "
                 "castor train embed model=FOLDER out=FOLDER"
             )
         if dimensions is not None and not 1 <= dimensions <= most:
             raise ValueError(f"dimensions={dimensions} must be from 1 to {most}, the numbers in this model's vectors")
-        sequences = [self.renderer.encode_task(_messages(prompt), task) for prompt in prompts]
-        vectors_NE = embed_sequences(self.decoder, sequences, self.device)
-        return vectors_NE if dimensions is None else F.normalize(vectors_NE[:, :dimensions], dim=-1)
+
+    def encode_vector(self, messages: list[Message], task: str | None = None) -> Sequence:
+        """What the vector of one message is made of, as `embed` makes it; ValueError as there."""
+        self.check_dimensions(None)
+        encode = getattr(self.renderer, "encode_task", None)
+        assert encode is not None, "what has vectors has a way to ask for them"
+        return encode(messages, task)
 
 
 def _codec(folder: Path, device: str) -> ImageCodec | None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from castor.content import Document, Image, Message, Part
 from castor.engine.engine import Engine, EngineConfig, QueueFull
@@ -29,6 +29,7 @@ from castor.tokens.space import IdSpace
 
 Modality = Literal["TEXT", "IMAGE", "VIDEO", "AUDIO", "DOCUMENT"]
 Tokens = Mapping[Modality, int]
+T = TypeVar("T")
 STEP_TOKENS = 512  # read in one step of the engine
 
 
@@ -44,6 +45,8 @@ class Query:
     thinking: bool = False
     shows_thoughts: bool = False
     deadline_s: float | None = None
+    blocks: Mapping[str, int] = field(default_factory=dict)  # categories of texts, and from which level on
+    priority: int = 0  # of higher priority first
 
 
 class Prompt(NamedTuple):
@@ -59,6 +62,7 @@ class End(NamedTuple):
     reason: Literal["stop", "length"]
     tokens: Tokens
     said: tuple[Said, ...]
+    num_reused: int  # tokens of the prompt that were known from earlier ones
 
 
 class Answerer:
@@ -121,20 +125,32 @@ class Answerer:
 
     async def read(self, make: Callable[[], Query]) -> tuple[Query, Prompt]:
         """What `make` reads from a request, and its prompt rendered, both in a thread. ValueError: it cannot be."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, make)
+        return await self.in_thread(lambda: self._read(make))
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """The result of `work`, which runs in one of the threads that read."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+
+    def count(self, messages: Seq[Message], sequence: Sequence) -> Tokens:
+        """Tokens of a prompt by modality; marks around media and times of frames count as text."""
+        return _count(self.model, messages, sequence)
 
     def _read(self, make: Callable[[], Query]) -> tuple[Query, Prompt]:
-        query, renderer = make(), self.model.renderer
-        if isinstance(renderer, GemmaRenderer):
-            sequence = renderer.encode(query.messages, reply=True, tools=query.tools, thinking=query.thinking)
-        elif query.tools:
-            raise ValueError("tools: this model knows no functions")
-        else:
-            sequence = renderer.encode(query.messages, reply=True)
+        query = make()
+        sequence = self.render(query)
         self.model.decoder.check_length(len(sequence), 1)
-        return query, Prompt(sequence, _count(self.model, query.messages, sequence))
+        return query, Prompt(sequence, self.count(query.messages, sequence))
 
-    async def answer(self, query: Query, prompt: Prompt, sampling: SamplingConfig) -> AsyncIterator[Part | End]:
+    def render(self, query: Query, *, reply: bool = True) -> Sequence:
+        """The prompt of a query, up to where the answer begins or, without `reply`, up to the end of what was said."""
+        renderer = self.model.renderer
+        if isinstance(renderer, GemmaRenderer):
+            return renderer.encode(query.messages, reply=reply, tools=query.tools, thinking=query.thinking)
+        if query.tools:
+            raise ValueError("tools: this model knows no functions")
+        return renderer.encode(query.messages, reply=reply)
+
+    async def answer(self, query: Query, prompt: Prompt, sampling: SamplingConfig) -> AsyncGenerator[Part | End]:
         """The parts of one answer as they come, and last its End; who leaves before that cancels it.
 
         TimeoutError at the query's deadline, ApiError where the engine can take no more or fails.
@@ -143,7 +159,7 @@ class Answerer:
         sampling = dataclasses.replace(
             sampling, max_tokens=min(sampling.max_tokens, room), may_draw=query.draws and self.can_draw
         )
-        request = await self._submit(prompt.sequence, sampling, query.deadline_s)
+        request = await self.submit(prompt.sequence, sampling, query.deadline_s, query.priority)
         try:
             async for part in request.aparts():
                 yield part
@@ -152,9 +168,13 @@ class Answerer:
             request.cancel()
             self._mean_s += 0.2 * (time.monotonic() - started_s - self._mean_s)
 
-    async def _submit(self, sequence: Sequence, sampling: SamplingConfig, deadline_s: float | None) -> Request:
+    async def submit(
+        self, sequence: Sequence, sampling: SamplingConfig, deadline_s: float | None, priority: int = 0
+    ) -> Request:
         """Hand a prompt to the engine, in a thread, as digests and grammars take their time."""
-        pending = self._readers.submit(self.engine.submit_tokens, sequence, sampling, deadline_s=deadline_s)
+        pending = self._readers.submit(
+            self.engine.submit_tokens, sequence, sampling, deadline_s=deadline_s, priority=priority
+        )
         try:
             return await asyncio.wrap_future(pending)
         except asyncio.CancelledError:
@@ -181,7 +201,7 @@ class Answerer:
         assert reason is not None, "parts end with the request"
         space, ids = self.model.renderer.space, request.said_ids
         drawn = sum(i >= space.num_text for i in ids) if isinstance(space, IdSpace) else 0
-        return End(reason, {"TEXT": len(ids) - drawn, "IMAGE": drawn}, tuple(request.said))
+        return End(reason, {"TEXT": len(ids) - drawn, "IMAGE": drawn}, tuple(request.said), request.num_reused or 0)
 
 
 def _cancel(pending: Future[Request]) -> None:
@@ -190,7 +210,6 @@ def _cancel(pending: Future[Request]) -> None:
 
 
 def _count(model: Model, messages: Seq[Message], sequence: Sequence) -> Tokens:
-    """Tokens of a prompt by modality; marks around media and times of frames count as text."""
     space, ids_T = model.renderer.space, sequence.ids_T
     counts: dict[Modality, int] = dict.fromkeys(("TEXT", "IMAGE", "VIDEO", "AUDIO", "DOCUMENT"), 0)
     counts["AUDIO"] = len(sequence.frame_at_S)

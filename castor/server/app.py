@@ -2,51 +2,96 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from castor.engine.model import Model
-from castor.server import gemini, health, openai, uploads
-from castor.server.answering import Answerer
+from castor.server import (
+    caches,
+    gemini,
+    gemini_batches,
+    health,
+    interactions,
+    openai,
+    openai_media,
+    openai_vectors,
+    openapi,
+    uploads,
+)
+from castor.server.batches import Batches
 from castor.server.config import ServerConfig
 from castor.server.errors import ApiError
+from castor.server.fetch import Fetcher
 from castor.server.files import FileStore
 from castor.server.keys import Keys
-from castor.server.measures import Measures, Watch
-from castor.server.not_offered import not_offered
+from castor.server.measures import LOG, Measures, Watch
+from castor.server.models import Models, Offer
+from castor.server.not_offered import KEEPING, not_offered
 from castor.server.refusals import error_response
+from castor.server.safety import Classifier
 from castor.server.service import Service
+from castor.server.state import State
+
+ROUTES = (gemini, openai, openai_vectors, openai_media, caches, gemini_batches, interactions, uploads, health, openapi)
 
 
-def create_app(model: Model, config: ServerConfig | None = None, keys: Keys | None = None) -> FastAPI:
-    """An ASGI application that answers with `model`; its state's `service` is a Service."""
+def create_app(offered: Model | list[Offer], config: ServerConfig | None = None, keys: Keys | None = None) -> FastAPI:
+    """An ASGI application that answers with a model, under the config's names, or with several.
+
+    Its state's `service` is a Service.
+    """
     config = config or ServerConfig()
-    answerer = Answerer(model, max_rows=config.max_rows, max_waiting=config.max_waiting, limits=config.limits)
-    measures = Measures(lambda: answerer.num_inside)
-    service = Service(answerer=answerer, config=config, files=FileStore(config), measures=measures)
+    offers = offered if isinstance(offered, list) else [Offer.of_model(offered, config.names)]
+    models = Models(offers, config)
+    measures = Measures(models)
+    files = FileStore(config)
+    state = State(files.folder / "state.sqlite", max_bytes=config.state_bytes)
+    service = Service(models=models, config=config, files=files, measures=measures, state=state)
+    service.batches = Batches(service)
+    service.classifier = Classifier.shipped() if config.rates_safety else None
+    service.fetcher = Fetcher(max_bytes=config.file_bytes) if config.allows_fetch else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        tasks = [asyncio.create_task(models.watch()), asyncio.create_task(service.batches.run())]
+        for task in tasks:
+            task.add_done_callback(_tell)
         yield
-        answerer.close()
-        service.files.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        models.close()
+        state.close()
+        files.close()
 
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan)
     app.state.service = service
-    for routes in (gemini.router, openai.router, uploads.router, health.router):
-        app.router.routes.extend(routes.routes)
+    for routes in ROUTES:
+        app.router.routes.extend(routes.router.routes)
     app.add_exception_handler(ApiError, _refused)
     app.add_exception_handler(HTTPException, _no_route)
     app.add_exception_handler(Exception, _failed)
     app.add_middleware(Guard, service=service, keys=keys or Keys())
     app.add_middleware(Watch, measures=measures)
+    if config.cors:
+        exposed = ["x-goog-upload-url", "x-goog-upload-status", "x-request-id", "retry-after"]
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(config.cors),
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=exposed,
+            max_age=600,
+        )
     return app
 
 
@@ -66,12 +111,20 @@ class Guard:
         is_open = connection.scope["path"].startswith(self.OPEN)
         try:
             scope.setdefault("state", {})["owner"] = "" if is_open else self.keys.owner(connection)
+            if self.service.config.is_replica and KEEPING.fullmatch(connection.scope["path"]):
+                raise ApiError(501, "one of several replicas keeps nothing between requests")
             if self.service.is_draining and not is_open:
                 raise ApiError(503, "this server is shutting down", retry_after_s=5)
         except ApiError as error:
             await error_response(connection, error)(scope, receive, send)
             return
         await self.app(scope, receive, send)
+
+
+def _tell(task: asyncio.Task[None]) -> None:
+    """Say in the log that work in the background ended by an error."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        LOG.error("work in the background ended", exc_info=error)
 
 
 async def _refused(request: Request, error: Any) -> Response:

@@ -11,30 +11,72 @@ from castor.content import Image, Part, Text, part_to_json
 from castor.server.answering import End, Modality, Tokens
 from castor.server.errors import ApiError, google_error
 from castor.server.logprobs import gemini_logprobs
+from castor.server.safety import gemini_ratings, text_of
 from castor.server.service import Talk
 
+RECENT = 4000  # letters of an answer that are looked at with every part of it
 REASONS = {"stop": "STOP", "length": "MAX_TOKENS"}
 
 
 async def chunks(talk: Talk, model_name: str) -> AsyncIterator[dict[str, Any]]:
     """GenerateContentResponse for GenerateContentResponse: one for each part, and one for each candidate's end."""
-    response_id = secrets.token_urlsafe(12)
+    head, watch = {"modelVersion": model_name, "responseId": secrets.token_urlsafe(12)}, Ratings(talk)
+    if (feedback := watch.prompt()) is not None:
+        yield {"promptFeedback": feedback, "usageMetadata": usage(talk.prompt.tokens, {}), **head}
+        return
     async for index, item in talk.items():
         candidate: dict[str, Any] = {"index": index}
-        if isinstance(item, End):
+        if (ratings := watch.blocking(index, item)) is not None:
+            talk.stopped.add(index)
+            candidate |= {"finishReason": "SAFETY", "safetyRatings": ratings}
+        elif isinstance(item, End):
             candidate |= {"content": {"role": "model", "parts": [{"text": ""}]}, "finishReason": REASONS[item.reason]}
+            candidate |= watch.at_end(index)
             if talk.query.samplings[index].logprobs is not None:
-                candidate |= gemini_logprobs(item.said, talk.service.answerer.model.tokenizer)
+                candidate |= gemini_logprobs(item.said, talk.answerer.model.tokenizer)
         elif is_wanted(talk, item):
             candidate["content"] = {"role": "model", "parts": [part_to_json(item)]}
         else:
             continue
         yield {
             "candidates": [candidate],
-            "usageMetadata": usage(talk.prompt.tokens, talk.said),
-            "modelVersion": model_name,
-            "responseId": response_id,
+            "usageMetadata": usage(talk.prompt.tokens, talk.said, talk.num_reused),
+            **head,
         }
+
+
+class Ratings:
+    """Safety ratings of a prompt, and of each candidate as it comes; none where the server has no classifier."""
+
+    def __init__(self, talk: Talk) -> None:
+        self._classifier, self._query = talk.service.classifier, talk.query
+        self._texts: dict[int, str] = {}
+
+    def prompt(self) -> dict[str, Any] | None:
+        """promptFeedback of a prompt that is blocked."""
+        if self._classifier is None or not self._query.blocks:
+            return None
+        scores = self._classifier.scores(text_of(self._query.messages))
+        ratings, is_blocked = gemini_ratings(scores, self._query.blocks)
+        return {"blockReason": "SAFETY", "safetyRatings": ratings} if is_blocked else None
+
+    def blocking(self, index: int, item: Part | End) -> list[dict[str, Any]] | None:
+        """The ratings of a candidate that is blocked from this part on."""
+        if self._classifier is None or not isinstance(item, Text):
+            return None
+        self._texts[index] = self._texts.get(index, "") + item.text
+        if not self._query.blocks:
+            return None
+        recent = self._texts[index][-RECENT:]  # what was there before has been looked at
+        ratings, is_blocked = gemini_ratings(self._classifier.scores(recent), self._query.blocks)
+        return ratings if is_blocked else None
+
+    def at_end(self, index: int) -> dict[str, Any]:
+        """safetyRatings of a whole candidate."""
+        if self._classifier is None:
+            return {}
+        scores = self._classifier.scores(self._texts.get(index, ""))
+        return {"safetyRatings": gemini_ratings(scores, {})[0]}
 
 
 def is_wanted(talk: Talk, part: Part) -> bool:
@@ -49,15 +91,19 @@ async def whole_reply(pieces: AsyncIterator[dict[str, Any]]) -> dict[str, Any]:
     reply: dict[str, Any] = {}
     candidates: dict[int, dict[str, Any]] = {}
     async for piece in pieces:
+        reply |= piece
+        if "candidates" not in piece:
+            continue
         [candidate] = piece["candidates"]
         kept = candidates.setdefault(
             candidate["index"], {"index": candidate["index"], "content": {"role": "model", "parts": []}}
         )
         kept |= {key: value for key, value in candidate.items() if key not in ("index", "content")}
-        for part in candidate["content"]["parts"]:
+        for part in candidate.get("content", {}).get("parts", ()):
             _join(kept["content"]["parts"], part)
-        reply = {**piece, "candidates": list(candidates.values())}
-    return reply
+        if candidate.get("finishReason") == "SAFETY":
+            del kept["content"]
+    return {**reply, "candidates": list(candidates.values())} if candidates else reply
 
 
 def _join(parts: list[dict[str, Any]], part: dict[str, Any]) -> None:
@@ -67,7 +113,7 @@ def _join(parts: list[dict[str, Any]], part: dict[str, Any]) -> None:
         parts.append(part)
 
 
-def usage(prompt: Tokens, said: Tokens) -> dict[str, Any]:
+def usage(prompt: Tokens, said: Tokens, num_cached: int = 0) -> dict[str, Any]:
     """usageMetadata with the counts of each modality that occurs."""
     num_prompt, num_said = sum(prompt.values()), sum(said.values())
     return {
@@ -76,6 +122,7 @@ def usage(prompt: Tokens, said: Tokens) -> dict[str, Any]:
         "totalTokenCount": num_prompt + num_said,
         "promptTokensDetails": details(prompt),
         "candidatesTokensDetails": details(said),
+        **({"cachedContentTokenCount": num_cached} if num_cached else {}),
     }
 
 

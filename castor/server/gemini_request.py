@@ -15,11 +15,13 @@ from castor.server.answering import Query
 from castor.server.bodies import boolean, number, texts, whole
 from castor.server.errors import ApiError
 from castor.server.logprobs import MOST_ALTERNATIVES
+from castor.server.safety import read_settings
 from castor.server.schemas import of_gemini
 
-IGNORED = {"model", "safetySettings", "labels", "serviceTier", "store"}  # clients send these unasked
-REFUSED = {"cachedContent", "continuationToken"}
-REQUEST_KEYS = {"contents", "systemInstruction", "generationConfig", "tools", "toolConfig", *IGNORED, *REFUSED}
+IGNORED = {"model", "labels", "serviceTier", "store"}  # clients send these unasked
+REFUSED = {"continuationToken"}
+CACHED_KEYS = ("contents", "systemInstruction", "tools", "toolConfig")
+REQUEST_KEYS = {*CACHED_KEYS, "generationConfig", "cachedContent", "safetySettings", *IGNORED, *REFUSED}
 NO_EFFECT: dict[str, tuple[Any, ...]] = {  # settings that are not offered, and values with which they change nothing
     "presencePenalty": (0,),
     "frequencyPenalty": (0,),
@@ -33,6 +35,8 @@ CONFIG_KEYS = {
     *("responseModalities", "thinkingConfig", "enableEnhancedCivicAnswers", *NO_EFFECT),
 }
 OpenFile = Callable[[Mapping[str, Any], str], Part]  # a fileData object and its place in the request
+Fetch = Callable[[str, str], Part]  # an address and its place in the request
+OpenCached = Callable[[str], Mapping[str, Any]]  # the fields of a cached content by its name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +49,19 @@ class Abilities:
     max_candidates: int
     limits: Limits
     open_file: OpenFile
+    open_cached: OpenCached
+    fetch: Fetch  # ApiError 400 where nothing may be fetched
+    rates: bool = False  # whether texts are rated by a classifier
 
 
-def read_request(body: Mapping[str, Any], able: Abilities, *, deadline_s: float | None = None) -> Query:
-    """The body of generateContent. ValueError or ApiError names a wrong field."""
-    fields = json_fields(body, "the request", REQUEST_KEYS)
+def read_request(
+    body: Mapping[str, Any], able: Abilities, *, deadline_s: float | None = None, is_beginning: bool = False
+) -> Query:
+    """The body of generateContent; ValueError or ApiError names a wrong field.
+
+    A beginning of one, which is to be cached, may be a system instruction alone.
+    """
+    fields = _with_cached(json_fields(body, "the request", REQUEST_KEYS), able)
     for key in sorted(REFUSED & set(fields)):
         raise ApiError(400, f"{key} is not offered here", field=key)
     config = json_fields(fields.get("generationConfig", {}), "generationConfig", CONFIG_KEYS)
@@ -64,7 +76,7 @@ def read_request(body: Mapping[str, Any], able: Abilities, *, deadline_s: float 
     if schema is not None and (tools or thinking or not writes):
         raise ApiError(400, "an answer in JSON cannot think, call functions or be a picture", field="generationConfig")
     return Query(
-        messages=read_messages(fields, able),
+        messages=read_messages(fields, able, may_lack_contents=is_beginning),
         samplings=_samplings(config, schema, able),
         draws=draws,
         writes=writes,
@@ -72,7 +84,27 @@ def read_request(body: Mapping[str, Any], able: Abilities, *, deadline_s: float 
         thinking=thinking,
         shows_thoughts=shows_thoughts,
         deadline_s=deadline_s,
+        blocks=read_settings(fields["safetySettings"]) if able.rates and "safetySettings" in fields else {},
     )
+
+
+def _with_cached(fields: dict[str, Any], able: Abilities) -> dict[str, Any]:
+    """The fields with those of the cached content that they name in front of them."""
+    name = fields.pop("cachedContent", None)
+    if name is None:
+        return fields
+    if not isinstance(name, str):
+        raise ApiError(400, "cachedContent is the name of a cached content", field="cachedContent")
+    cached = able.open_cached(name)
+    for key in ("systemInstruction", "tools", "toolConfig"):
+        if key in fields:
+            raise ApiError(400, f"{key} belongs into the cached content where there is one", field=key)
+    before, after = (_listed(some.get("contents", [])) for some in (cached, fields))
+    return {**cached, **fields, "contents": [*before, *after]}
+
+
+def _listed(contents: object) -> list[Any]:
+    return contents if isinstance(contents, list) else [contents]
 
 
 def read_count(body: Mapping[str, Any], able: Abilities) -> Query:
@@ -83,7 +115,9 @@ def read_count(body: Mapping[str, Any], able: Abilities) -> Query:
     return read_request(body, able)
 
 
-def read_messages(fields: Mapping[str, Any], able: Abilities) -> tuple[Message, ...]:
+def read_messages(
+    fields: Mapping[str, Any], able: Abilities, *, may_lack_contents: bool = False
+) -> tuple[Message, ...]:
     """systemInstruction and contents; each content's media decoded no further than to know what they are."""
     messages: list[Message] = []
     if "systemInstruction" in fields:
@@ -92,6 +126,8 @@ def read_messages(fields: Mapping[str, Any], able: Abilities) -> tuple[Message, 
         messages.append(Message("system", _parts(content, "systemInstruction", able)[1]))
     contents = fields.get("contents")
     contents = [contents] if isinstance(contents, Mapping) else contents
+    if contents is None and messages and may_lack_contents:
+        return tuple(messages)
     if not isinstance(contents, list) or not contents:
         raise ApiError(400, "contents must be a list of at least one content", field="contents")
     for at, content in enumerate(contents):
@@ -102,6 +138,11 @@ def read_messages(fields: Mapping[str, Any], able: Abilities) -> tuple[Message, 
             raise ApiError(400, f"{place} must be user or model, not {role!r:.60}", field=place)
         messages.append(Message("model" if role == "model" else "user", parts))
     return tuple(messages)
+
+
+def read_parts(content: object, place: str, able: Abilities) -> tuple[Part, ...]:
+    """The parts of a content; its role does not matter."""
+    return _parts(content, place, able)[1]
 
 
 def _parts(content: object, place: str, able: Abilities) -> tuple[Any, tuple[Part, ...]]:

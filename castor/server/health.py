@@ -17,10 +17,12 @@ async def healthz(request: Request) -> Response:
 
 
 async def readyz(request: Request) -> Response:
-    """GET /readyz: 503 once the server is shutting down, its engine has failed, or it can take no more requests."""
+    """GET /readyz: 503 once the server is shutting down, an engine has failed, or it can take no more requests."""
     service = service_of(request)
-    answerer = service.answerer
-    hindrances = {"draining": service.is_draining, "failed": answerer.engine.is_closed, "full": answerer.is_full}
+    loaded = service.models.answerers
+    is_failed = any(answerer.engine.is_closed for answerer in loaded)
+    is_full = bool(loaded) and all(answerer.is_full for answerer in loaded)
+    hindrances = {"draining": service.is_draining, "failed": is_failed, "full": is_full}
     hindrance = next((name for name, is_so in hindrances.items() if is_so), None)
     return JSONResponse({"status": hindrance or "ready"}, 503 if hindrance else 200)
 

@@ -6,14 +6,14 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Callable
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from castor.server.answering import Tokens
+from castor.server.models import Models
 
 LOG = logging.getLogger("castor.server")
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
@@ -22,8 +22,7 @@ SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 class Measures:
     """The counters of one server."""
 
-    def __init__(self, num_inside: Callable[[], float]) -> None:
-        """`num_inside` tells how many requests are answered or wait."""
+    def __init__(self, models: Models) -> None:
         self._registry = registry = CollectorRegistry()
         self.requests = Counter("castor_requests", "requests", ["route", "status"], registry=registry)
         self.seconds = Histogram("castor_request_seconds", "of requests", ["route"], buckets=SECONDS, registry=registry)
@@ -32,7 +31,13 @@ class Measures:
             "castor_first_part_seconds", "from a request's place to its first part", buckets=SECONDS, registry=registry
         )
         queue = Gauge("castor_requests_inside", "requests that are answered or wait for it", registry=registry)
-        queue.set_function(num_inside)
+        queue.set_function(lambda: sum(answerer.num_inside for answerer in models.answerers))
+        loaded = Gauge("castor_model_loaded", "whether a model is in memory", ["model"], registry=registry)
+        for offer in models.offers:
+            loaded.labels(offer.names[0]).set_function(lambda offer=offer: float(offer.answerer is not None))
+        ProcessCollector(registry=registry)
+        self.reused = Counter("castor_reused_tokens", "of prompts, known from earlier ones", registry=registry)
+        self.vectors = Counter("castor_vectors", "vectors that were made", registry=registry)
 
     def count_tokens(self, direction: str, tokens: Tokens) -> None:
         """Add tokens that were read ("prompt") or said ("answer")."""

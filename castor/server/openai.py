@@ -18,12 +18,11 @@ from castor.calls import FunctionCall
 from castor.content import Image, Part, Text
 from castor.server.answering import End
 from castor.server.errors import ApiError, openai_error
-from castor.server.gemini import able, get_model, list_models
+from castor.server.gemini import able_of, get_model, list_models
 from castor.server.logprobs import openai_logprobs
-from castor.server.openai_request import read_chat, streams
-from castor.server.service import Talk, json_of, service_of, talk, while_there
+from castor.server.openai_request import MOUNTS, read_chat, streams
+from castor.server.service import Talk, json_of, model_of, service_of, talk, while_there
 
-MOUNTS = ("/v1", "/openai/v1", "/v1beta/openai")
 REASONS = {"stop": "stop", "length": "length"}
 router = APIRouter()
 
@@ -31,20 +30,17 @@ router = APIRouter()
 async def chat(request: Request) -> Response:
     """POST /v1/chat/completions."""
     body = await json_of(request)
-    name = body.get("model")
-    if not isinstance(name, str):
-        raise ApiError(400, "model must be the name of a model", field="model")
-    service_of(request).check_name(name)
+    name = model_of(body)
     is_stream, with_usage = streams(body)
-    make = partial(read_chat, body, able(request))
+    make = partial(read_chat, body, able_of(request, name))
     head = {"id": f"chatcmpl-{secrets.token_urlsafe(12)}", "created": int(time.time()), "model": name}
 
     async def answer() -> dict[str, Any]:
-        async with talk(service_of(request), make) as speaking:
+        async with talk(service_of(request), name, make) as speaking:
             return {**head, "object": "chat.completion", **await _whole(speaking)}
 
     async def pieces() -> AsyncIterator[dict[str, Any]]:
-        async with talk(service_of(request), make) as speaking:
+        async with talk(service_of(request), name, make) as speaking:
             async for piece in _chunks(speaking, with_usage):
                 yield {**head, "object": "chat.completion.chunk", **piece}
 
@@ -99,7 +95,7 @@ def _logprobs(speaking: Talk, index: int, end: End) -> dict[str, Any] | None:
     """Those of a whole answer, where they were asked for; a stream gives them with its last chunk."""
     if speaking.query.samplings[index].logprobs is None:
         return None
-    return openai_logprobs(end.said, speaking.service.answerer.model.tokenizer)
+    return openai_logprobs(end.said, speaking.answerer.model.tokenizer)
 
 
 def _delta(part: Part, number: int) -> dict[str, Any]:
@@ -122,7 +118,7 @@ def _usage(speaking: Talk) -> dict[str, Any]:
         "prompt_tokens": num_prompt,
         "completion_tokens": num_said,
         "total_tokens": num_prompt + num_said,
-        "prompt_tokens_details": {"audio_tokens": prompt.get("AUDIO", 0), "cached_tokens": 0},
+        "prompt_tokens_details": {"audio_tokens": prompt.get("AUDIO", 0), "cached_tokens": speaking.num_reused},
     }
 
 

@@ -18,6 +18,7 @@ from castor.server.gemini_request import Abilities
 from castor.server.logprobs import MOST_ALTERNATIVES
 from castor.server.schemas import of_openai
 
+MOUNTS = ("/v1", "/openai/v1", "/v1beta/openai")
 IGNORED = {  # about bookkeeping, or hints that promise nothing
     *("user", "metadata", "store", "service_tier", "parallel_tool_calls", "safety_identifier", "prompt_cache_key"),
     *("prompt_cache_retention", "reasoning_effort"),
@@ -142,7 +143,7 @@ def _message(item: object, place: str, names: dict[str, str], able: Abilities) -
     if not isinstance(item, Mapping):
         raise ApiError(400, f"{place} must be an object, not {type(item).__name__}", field=place)
     role = item.get("role")
-    parts = _content(item.get("content"), f"{place}.content", able)
+    parts = read_content(item.get("content"), f"{place}.content", able)
     if role == "tool":
         call_id = item.get("tool_call_id")
         if not isinstance(call_id, str) or call_id not in names:
@@ -185,17 +186,19 @@ def _calls(value: object, place: str, names: dict[str, str]) -> tuple[Part, ...]
     return tuple(calls)
 
 
-def _content(value: object, place: str, able: Abilities) -> tuple[Part, ...]:
+def read_content(value: object, place: str, able: Abilities) -> tuple[Part, ...]:
+    """A text, or a list of content parts."""
     if value is None:
         return ()
     if isinstance(value, str):
         return (Text(value),) if value else ()
     if not isinstance(value, list):
         raise ApiError(400, f"{place} must be a text or a list of parts", field=place)
-    return tuple(_part(item, f"{place}[{at}]", able) for at, item in enumerate(value))
+    return tuple(read_part(item, f"{place}[{at}]", able) for at, item in enumerate(value))
 
 
-def _part(item: object, place: str, able: Abilities) -> Part:
+def read_part(item: object, place: str, able: Abilities) -> Part:
+    """A content part: text, or a medium."""
     kind = item.get("type") if isinstance(item, Mapping) else None
     if not isinstance(item, Mapping) or not isinstance(kind, str):
         raise ApiError(400, f"{place} must be an object with a type", field=place)
@@ -215,5 +218,5 @@ def _part(item: object, place: str, able: Abilities) -> Part:
         raise ApiError(400, f"{place}.image_url.detail is auto, low or high", field=place)
     uri = held.get("file_data") if kind == "file" else held.get("url")
     if not isinstance(uri, str) or uri[:5].lower() != "data:":
-        raise ApiError(400, f"{place}: media come as data: URIs; nothing is fetched from addresses", field=place)
+        return able.fetch(str(uri), place)
     return MEDIA[kind](uri, name=place, limits=able.limits)

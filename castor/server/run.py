@@ -14,6 +14,7 @@ from castor.server.app import create_app
 from castor.server.config import ServerConfig
 from castor.server.keys import Keys
 from castor.server.measures import log_to_stderr
+from castor.server.models import Offer
 from castor.server.service import Service
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -42,25 +43,26 @@ def listen(host: str, port: int) -> socket.socket:
         raise ValueError(f"cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}") from None
 
 
-def serve(model: Model, config: ServerConfig, keys: Keys, bound: socket.socket) -> None:
+def serve(offered: Model | list[Offer], config: ServerConfig, keys: Keys, bound: socket.socket) -> None:
     """Answer until a signal comes."""
-    app = create_app(model, config, keys)
+    app = create_app(offered, config, keys)
     log_to_stderr()
     settings = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=config.drain_s)
-    print(welcome(config, keys, *bound.getsockname()[:2]), file=sys.stderr, flush=True)
+    names = [" = ".join(offer.names) for offer in app.state.service.models.offers]
+    print(welcome(names, keys, *bound.getsockname()[:2]), file=sys.stderr, flush=True)
     DrainingServer(settings, app.state.service).run(sockets=[bound])
 
 
-def welcome(config: ServerConfig, keys: Keys, host: str, port: int) -> str:
-    """What a person reads at the start."""
+def welcome(names: list[str], keys: Keys, host: str, port: int) -> str:
+    """What a person reads at the start; `names` of each model, joined by " = "."""
     reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     url = f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
     key = "your key" if len(keys) else "none"
     lines = [
-        f"castor serves {' = '.join(config.names)} at {url}; Ctrl-C ends it",
+        f"castor serves {', '.join(names)} at {url}; Ctrl-C ends it",
         f'  Google\'s client  genai.Client(api_key="{key}", http_options={{"base_url": "{url}"}})',
         f'  OpenAI\'s client  OpenAI(api_key="{key}", base_url="{url}/v1")',
-        f"  by hand          curl {url}/v1beta/models/{config.name}:generateContent "
+        f"  by hand          curl {url}/v1beta/models/{names[0].partition(' = ')[0]}:generateContent "
         """-d '{"contents":[{"parts":[{"text":"Hello"}]}]}'""",
     ]
     if not len(keys) and host not in LOOPBACK:

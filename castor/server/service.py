@@ -4,39 +4,52 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.requests import Request
 
 from castor.content import Part
 from castor.server.answering import Answerer, End, Modality, Prompt, Query
-from castor.server.bodies import parse_object, read_body, whole
+from castor.server.bodies import number, parse_object, read_body, whole
 from castor.server.config import ServerConfig
 from castor.server.errors import ApiError
+from castor.server.fetch import Fetcher
 from castor.server.files import FileStore
 from castor.server.measures import Measures
+from castor.server.models import Models
+from castor.server.safety import Classifier
+from castor.server.state import State
+
+if TYPE_CHECKING:
+    from castor.server.batches import Batches
 
 T = TypeVar("T")
 
 
 @dataclass(kw_only=True)
 class Service:
-    """A server's model, settings and state; `request.app.state.service` in a route."""
+    """A server's models, settings and state; `request.app.state.service` in a route."""
 
-    answerer: Answerer
+    models: Models
     config: ServerConfig
     files: FileStore
     measures: Measures
+    state: State
+    batches: Batches = field(init=False)
+    classifier: Classifier | None = None  # rates texts
+    fetcher: Fetcher | None = None  # None: nothing is fetched from addresses
     started_s: float = field(default_factory=time.time)
     is_draining: bool = False
 
-    def check_name(self, name: str) -> None:
-        """ApiError 404 for the name of a model that is not served here."""
-        if name not in self.config.names:
-            raise ApiError(404, f"models/{name[:100]} is not served here; there is: {', '.join(self.config.names)}")
+    @property
+    def answerer(self) -> Answerer:
+        """That of the first model, which must be loaded."""
+        answerer = self.models.offers[0].answerer
+        assert answerer is not None
+        return answerer
 
 
 @dataclass
@@ -44,28 +57,39 @@ class Talk:
     """A prompt that holds a place, and the tokens said so far."""
 
     service: Service
+    answerer: Answerer
     query: Query
     prompt: Prompt
     said: dict[Modality, int] = field(default_factory=dict)
+    stopped: set[int] = field(default_factory=set)  # candidates that nobody wants to hear on
+    num_reused: int = 0  # of the prompt's tokens, known once the first candidate has ended
 
     async def items(self) -> AsyncIterator[tuple[int, Part | End]]:
         """The parts of every candidate with its number, one candidate after the other."""
         started_s, measures, is_first = time.monotonic(), self.service.measures, True
         try:
             for index, sampling in enumerate(self.query.samplings):
-                async for item in self.service.answerer.answer(self.query, self.prompt, sampling):
-                    if is_first:
-                        measures.first_token.observe(time.monotonic() - started_s)
-                        is_first = False
-                    if isinstance(item, End):
-                        measures.count_tokens("answer", item.tokens)
-                        for modality, count in item.tokens.items():
-                            self.said[modality] = self.said.get(modality, 0) + count
-                    yield index, item
+                async with aclosing(self.answerer.answer(self.query, self.prompt, sampling)) as answer:
+                    async for item in answer:
+                        if is_first:
+                            measures.first_token.observe(time.monotonic() - started_s)
+                            is_first = False
+                        if isinstance(item, End):
+                            self._count(item)
+                        yield index, item
+                        if index in self.stopped:
+                            break
         except TimeoutError:
             raise ApiError(504, f"the answer was not done within {self.query.deadline_s:g} s") from None
         except ValueError as error:
             raise ApiError(400, str(error)) from None
+
+    def _count(self, end: End) -> None:
+        self.num_reused = self.num_reused or end.num_reused
+        self.service.measures.reused.inc(end.num_reused)
+        self.service.measures.count_tokens("answer", end.tokens)
+        for modality, count in end.tokens.items():
+            self.said[modality] = self.said.get(modality, 0) + count
 
 
 def service_of(request: Request) -> Service:
@@ -80,6 +104,20 @@ async def json_of(request: Request) -> dict[str, Any]:
     return await asyncio.to_thread(parse_object, body)
 
 
+def model_of(body: Mapping[str, Any]) -> str:
+    """The name in a body's field `model`; ApiError 400 where there is none."""
+    name = body.get("model")
+    if not isinstance(name, str) or not name:
+        raise ApiError(400, "model must be the name of a model", field="model")
+    return name
+
+
+def deadline_of(request: Request) -> float | None:
+    """Seconds that the client waits, where it says so."""
+    stated = request.headers.get("x-server-timeout")
+    return None if stated is None else number(stated, "X-Server-Timeout", 0.001, 86_400)
+
+
 def page_of(request: Request, items: list[Any], key: str) -> dict[str, Any]:
     """One page of a list by pageSize and pageToken, with the token of the next page where there is one."""
     size = whole(request.query_params.get("pageSize") or "50", "pageSize", 0, 1_000_000) or 50
@@ -89,15 +127,21 @@ def page_of(request: Request, items: list[Any], key: str) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def talk(service: Service, make: Callable[[], Query]) -> AsyncGenerator[Talk]:
-    """Take a place, read what `make` gives, and hold the place until the answer is over."""
-    with service.answerer.place():
-        try:
-            query, prompt = await service.answerer.read(make)
-        except ValueError as error:
-            raise ApiError(400, str(error)) from None
-        service.measures.count_tokens("prompt", prompt.tokens)
-        yield Talk(service, query, prompt)
+async def talk(service: Service, name: str, make: Callable[[], Query]) -> AsyncGenerator[Talk]:
+    """Take a place at the model of that name, read what `make` gives, and hold the place until the answer is over."""
+    async with service.models.use(name) as answerer:
+        with answerer.place():
+            yield await begin(service, answerer, make)
+
+
+async def begin(service: Service, answerer: Answerer, make: Callable[[], Query]) -> Talk:
+    """Read what `make` gives; ApiError 400 says what is wrong with it."""
+    try:
+        query, prompt = await answerer.read(make)
+    except ValueError as error:
+        raise ApiError(400, str(error)) from None
+    service.measures.count_tokens("prompt", prompt.tokens)
+    return Talk(service, answerer, query, prompt)
 
 
 async def while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:

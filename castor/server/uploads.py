@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -12,27 +13,45 @@ from starlette.responses import FileResponse, JSONResponse, Response
 
 from castor.calls import json_fields
 from castor.content import Part, part_from_json
+from castor.media.sniff import sniff
 from castor.server.bodies import parse_object, read_body, whole
 from castor.server.errors import ApiError
+from castor.server.fetch import FetchError
 from castor.server.files import FileStore, Upload
-from castor.server.service import page_of, service_of
+from castor.server.service import Service, page_of, service_of
 
 VERSIONS = ("v1", "v1beta", "v1alpha")
+OURS = re.compile(r"(?:https?://[^/]+/v1(?:beta|alpha)?/)?files/[a-z0-9-]+")
 FILE_KEYS = {"name", "displayName", "mimeType", "sizeBytes", "source", "state", "uri"}
 router = APIRouter()
 
 
-def open_file(request: Request, file: Mapping[str, Any], place: str) -> Part:
-    """The part that a fileData object names: an uploaded file of this client. Nothing is fetched."""
+def open_file(service: Service, owner: str, file: Mapping[str, Any], place: str) -> Part:
+    """The part that a fileData object names: an uploaded file of this client, or what an address gives."""
     fields = json_fields(file, place, {"mimeType", "fileUri", "displayName"})
     uri = fields.get("fileUri")
-    if not isinstance(uri, str) or not re.fullmatch(r"(?:https?://[^/]+/v1(?:beta|alpha)?/)?files/[a-z0-9-]+", uri):
+    is_ours = isinstance(uri, str) and OURS.fullmatch(uri) is not None
+    if service.fetcher is not None and isinstance(uri, str) and not is_ours and uri[:4].lower() == "http":
+        return fetched(service, uri, place, fields.get("mimeType"))
+    if not is_ours or not isinstance(uri, str):
         raise ApiError(400, f"{place}: fileUri is files/ID of an uploaded file, not {uri!r:.80}", field=place)
-    store = service_of(request).files
-    stored = store.get(uri, request.state.owner)
+    stored = service.files.get(uri, owner)
     found = {"fileUri": stored.id, "mimeType": fields.get("mimeType") or stored.mime_type}
-    limits = service_of(request).config.limits
-    return part_from_json({"fileData": found}, base_dir=store.folder, limits=limits, place=place)
+    limits = service.config.limits
+    return part_from_json({"fileData": found}, base_dir=service.files.folder, limits=limits, place=place)
+
+
+def fetched(service: Service, url: str, place: str, mime_type: object = None) -> Part:
+    """The part at an address; ApiError 400 where fetching is not allowed or fails."""
+    if service.fetcher is None:
+        raise ApiError(400, f"{place}: media come as data: URIs; nothing is fetched from addresses", field=place)
+    try:
+        content, stated = service.fetcher.fetch(url)
+    except FetchError as error:
+        raise ApiError(400, f"{place}: {error}", field=place) from None
+    kind = mime_type or sniff(content) or stated
+    blob = {"mimeType": kind, "data": base64.b64encode(content).decode(), "displayName": place}
+    return part_from_json({"inlineData": blob}, limits=service.config.limits, place=place)
 
 
 async def begin(request: Request) -> Response:
