@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from castor.engine.model import Model
-from castor.server import gemini, health, openai, uploads
+from castor.server import gemini, health, openai, playground, uploads
 from castor.server.answering import Answerer
 from castor.server.config import ServerConfig
 from castor.server.errors import ApiError
@@ -40,7 +40,7 @@ def create_app(model: Model, config: ServerConfig | None = None, keys: Keys | No
 
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan)
     app.state.service = service
-    for routes in (gemini.router, openai.router, uploads.router, health.router):
+    for routes in (gemini.router, openai.router, uploads.router, health.router, playground.router):
         app.router.routes.extend(routes.routes)
     app.add_exception_handler(ApiError, _refused)
     app.add_exception_handler(HTTPException, _no_route)
@@ -63,7 +63,8 @@ class Guard:
             await self.app(scope, receive, send)
             return
         connection = HTTPConnection(scope)
-        is_open = connection.scope["path"].startswith(self.OPEN)
+        path = connection.scope["path"]
+        is_open = path.startswith(self.OPEN) or playground.is_open(path)
         try:
             scope.setdefault("state", {})["owner"] = "" if is_open else self.keys.owner(connection)
             if self.service.is_draining and not is_open:

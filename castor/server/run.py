@@ -58,6 +58,7 @@ def welcome(config: ServerConfig, keys: Keys, host: str, port: int) -> str:
     key = "your key" if len(keys) else "none"
     lines = [
         f"castor serves {' = '.join(config.names)} at {url}; Ctrl-C ends it",
+        f"  a browser        {url}/",
         f'  Google\'s client  genai.Client(api_key="{key}", http_options={{"base_url": "{url}"}})',
         f'  OpenAI\'s client  OpenAI(api_key="{key}", base_url="{url}/v1")',
         f"  by hand          curl {url}/v1beta/models/{config.name}:generateContent "
