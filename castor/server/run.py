@@ -12,6 +12,7 @@ import uvicorn
 from castor.engine.model import Model
 from castor.server.app import create_app
 from castor.server.config import ServerConfig
+from castor.server.connections import PatientUpTo
 from castor.server.keys import Keys
 from castor.server.measures import log_to_stderr
 from castor.server.service import Service
@@ -46,7 +47,9 @@ def serve(model: Model, config: ServerConfig, keys: Keys, bound: socket.socket) 
     """Answer until a signal comes."""
     app = create_app(model, config, keys)
     log_to_stderr()
-    settings = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=config.drain_s)
+    settings = uvicorn.Config(
+        app, http=PatientUpTo, log_config=None, access_log=False, timeout_graceful_shutdown=config.drain_s
+    )
     print(welcome(config, keys, *bound.getsockname()[:2]), file=sys.stderr, flush=True)
     DrainingServer(settings, app.state.service).run(sockets=[bound])
 

@@ -12,7 +12,8 @@ const SAMPLES = [
   { icon: "sound", label: "A recording", file: "speech.wav", text: "What is said here?" },
   { icon: "film", label: "A film", file: "clip.mp4", text: "What moves, and where to?" },
   { icon: "page", label: "A page", file: "page.pdf", text: "What does the title say?" },
-  { icon: "plus", label: "A drawing", text: "Draw a large red circle left of a small blue square." },
+  { icon: "brush", label: "A drawing", text: "Draw a large red circle left of a small blue square." },
+  { icon: "sum", label: "A sum", text: "What is 27 + 48?" },
 ];
 
 /** What was written and attached, as parts of a request: files first, as models are used to it. */
@@ -40,6 +41,13 @@ export class Chat {
       el("div", { class: "talk-bar" }, this.opener,
         el("button", { type: "button", class: "pill", onclick: () => this.clear() }, icon("plus"), el("span", {}, "New chat"))),
       this.scroller, this.composer.element), this.panel);
+    // An answer is followed to its end, unless the reader scrolls away from it.
+    this.scroller.addEventListener("scroll", () => {
+      const { scrollTop, scrollHeight, clientHeight } = this.scroller;
+      this.follows = scrollHeight - scrollTop - clientHeight < 60 || (this.follows && scrollTop >= this.lastTop);
+      this.lastTop = scrollTop;
+    });
+    new ResizeObserver(() => this.follows && (this.scroller.scrollTop = this.scroller.scrollHeight)).observe(this.turns);
     this.panel.addEventListener("keydown", (event) => event.key === "Escape" && this.showSettings(false));
   }
 
@@ -103,9 +111,7 @@ export class Chat {
     const { model, ...body } = request;
     const answer = (this.answer = new Answer(model));
     this.turns.append(answer.element);
-    answer.element.scrollIntoView({ block: "end" });
-    const watch = new ResizeObserver(() => this.stickToEnd());
-    watch.observe(this.turns);
+    this.follows = true;
     this.composer.busy = true;
     await answer.follow(model, body);
     if (this.answer !== answer || !answer.element.isConnected) return; // a new chat was begun meanwhile
@@ -114,8 +120,6 @@ export class Chat {
       iconButton("again", "Ask again", () => this.again(answer, contents)),
       iconButton("code", "This request as code", () => showCode(request)));
     this.composer.busy = false;
-    this.stickToEnd();
-    watch.disconnect();
   }
 
   again(answer, contents) {
@@ -126,11 +130,5 @@ export class Chat {
       gone.remove();
     }
     this.ask(contents);
-  }
-
-  /** Follow the answer, unless the reader has scrolled away from it. */
-  stickToEnd() {
-    const { scrollTop, scrollHeight, clientHeight } = this.scroller;
-    if (scrollHeight - scrollTop - clientHeight < 160) this.scroller.scrollTop = scrollHeight;
   }
 }

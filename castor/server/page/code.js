@@ -9,8 +9,6 @@ const SNAKE = { topP: "top_p", topK: "top_k", maxOutputTokens: "max_output_token
   responseMimeType: "response_mime_type", responseJsonSchema: "response_json_schema", thinkingConfig: "thinking_config",
   includeThoughts: "include_thoughts", thinkingBudget: "thinking_budget" };
 
-const pad = (text, width) => text.replaceAll("\n", `\n${" ".repeat(width)}`);
-
 /** A value as Python writes it. */
 function literal(value) {
   if (value === null) return "None";
@@ -29,7 +27,7 @@ function googleOptions({ generationConfig, systemInstruction }) {
   const options = Object.entries(generationConfig).map(([key, value]) => [SNAKE[key] ?? key,
     key === "thinkingConfig" ? Object.fromEntries(Object.entries(value).map(([inner, held]) => [SNAKE[inner], held])) : value]);
   if (systemInstruction) options.unshift(["system_instruction", systemInstruction.parts[0].text]);
-  return options.map(([key, value]) => `    ${key}=${literal(value)},\n`).join("");
+  return options.length ? `\n${options.map(([key, value]) => `    ${key}=${literal(value)},\n`).join("")}` : "";
 }
 
 function python({ model, contents, ...rest }) {
@@ -49,8 +47,7 @@ from google.genai import types
 
 client = genai.Client(api_key=${key}, http_options={"base_url": "${location.origin}"})
 contents = ${list}
-config = types.GenerateContentConfig(
-${googleOptions(rest)})
+config = types.GenerateContentConfig(${googleOptions(rest)})
 for chunk in client.models.generate_content_stream(model=${literal(model)}, contents=contents, config=config):
     for part in chunk.candidates[0].content.parts or []:
         if part.text:

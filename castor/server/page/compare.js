@@ -29,6 +29,7 @@ export function ratings(votes) {
 export class Compare {
   constructor(view, models) {
     this.lanes = [this.lane("a", models, models[0]), this.lane("b", models, models[1] ?? models[0])];
+    this.outs = ["Left answer", "Right answer"].map((label) => el("ol", { class: "turns card", "aria-label": label }));
     this.asked = el("ol", { class: "turns" });
     this.isBlind = el("input", { type: "checkbox", id: "blind" });
     this.composer = new Composer({ id: "compare", label: "Ask both",
@@ -37,21 +38,25 @@ export class Compare {
       ...[["Left is better", 1], ["As good", 0.5], ["Right is better", 0]].map(([label, score]) =>
         el("button", { type: "button", class: "quiet", onclick: () => this.vote(score) }, label)));
     this.table = el("div", { class: "elo" });
+    this.start = el("div", { class: "welcome" }, el("h2", {}, "One question, two answers."),
+      el("p", {}, "Choose two models, or two ways to ask one, and vote for the better answer. The votes stay in this browser."));
     view.append(el("div", { class: "compare" },
-      el("div", { class: "scroller" }, this.asked, el("div", { class: "lanes" }, ...this.lanes.map((lane) => lane.element)),
-        this.ballot, this.table),
+      el("div", { class: "scroller" },
+        el("div", { class: "lanes contenders" }, ...this.lanes.map((lane) => lane.details)), this.start, this.asked,
+        el("div", { class: "lanes" }, ...this.outs), this.ballot, this.table),
       el("p", { class: "check blind" }, this.isBlind, el("label", { for: "blind" }, "Hide which is which until I have voted")),
       this.composer.element));
     this.showRatings();
   }
 
+  /** One of the two that are compared: its settings, under a line that sums them up. */
   lane(id, models, unasked) {
-    const summary = el("summary", {}, el("span", { class: "summary" }));
-    const lane = { summary, out: el("ol", { class: "turns" }) };
-    lane.settings = new Settings(`lane-${id}`, models, (settings) => (summary.firstChild.textContent = settings.summary), unasked);
-    lane.details = el("details", { class: "lane-settings" }, summary, lane.settings.element);
-    lane.element = el("section", { class: "lane", "aria-label": id === "a" ? "Left" : "Right" }, lane.details, lane.out);
-    return lane;
+    const summed = el("span", { class: "summary" });
+    const tell = (settings) => (summed.textContent = settings.summary);
+    const settings = new Settings(`lane-${id}`, models, tell, unasked);
+    const details = el("details", { class: "contender card" },
+      el("summary", {}, el("b", { class: "letter" }, id.toUpperCase()), summed), settings.element);
+    return { settings, details };
   }
 
   async send(text, files) {
@@ -69,28 +74,33 @@ export class Compare {
       this.composer.restore(text, files);
       return;
     }
-    this.ballot.hidden = true;
+    this.ballot.hidden = this.start.hidden = true;
     this.asked.replaceChildren(question(text, files));
     const contents = [{ role: "user", parts }];
     const shown = this.isBlind.checked && Math.random() < 0.5 ? this.lanes.toReversed() : this.lanes;
-    const ended = await Promise.all(shown.map((lane, at) => this.ask(lane, this.lanes[at].out, contents)));
+    const [left, right] = shown.map((lane) => lane.settings.summary);
+    const ended = await Promise.all(shown.map((lane, at) => this.ask(lane, this.outs[at], contents)));
     this.composer.busy = false;
-    const names = shown.map((lane) => lane.settings.summary);
-    this.pair = ended.every(Boolean) ? { left: names[0], right: names[1] } : null;
-    this.ballot.hidden = !this.pair || names[0] === names[1];
+    this.pair = { left, right };
+    this.ballot.hidden = left === right || !ended.every(Boolean);
+    if (this.ballot.hidden) for (const lane of this.lanes) lane.reveal();
+    else this.ballot.scrollIntoView({ block: "nearest" });
   }
 
   /** The answer of one side, shown in `out`. */
   async ask(lane, out, contents) {
+    const [isBlind, summary] = [this.isBlind.checked, lane.settings.summary];
     const request = { model: lane.settings.model, contents, ...lane.settings.request() };
     const { model, ...body } = request;
-    const answer = (lane.answer = new Answer(this.isBlind.checked ? "Which one?" : model));
-    lane.reveal = () => (answer.element.querySelector(".label").textContent = lane.settings.summary);
+    const answer = (lane.answer = new Answer(isBlind ? "Which one?" : summary));
+    lane.reveal = () => {
+      answer.element.querySelector(".label").textContent = summary;
+      answer.tools.hidden = answer.meter.hidden = false;
+    };
     out.replaceChildren(answer.element);
     const isWhole = await answer.follow(model, body);
     answer.offer(el("button", { type: "button", class: "quiet small", onclick: () => showCode(request) }, "Code"));
-    if (this.isBlind.checked) answer.tools.hidden = answer.meter.hidden = true;
-    lane.unveil = () => (answer.tools.hidden = answer.meter.hidden = false);
+    if (isBlind) answer.tools.hidden = answer.meter.hidden = true; // they could tell which one it is
     return isWhole;
   }
 
@@ -98,11 +108,9 @@ export class Compare {
     const votes = [...this.votes, { ...this.pair, score, at: new Date().toISOString() }];
     localStorage.setItem(VOTES, JSON.stringify(votes));
     this.ballot.hidden = true;
-    for (const lane of this.lanes) {
-      lane.reveal();
-      lane.unveil();
-    }
+    for (const lane of this.lanes) lane.reveal();
     this.showRatings();
+    this.table.scrollIntoView({ block: "nearest" });
   }
 
   get votes() {

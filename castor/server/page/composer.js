@@ -4,6 +4,8 @@ import { announce, complain, el, icon, iconButton } from "./dom.js";
 import { ACCEPT, Tray } from "./files.js";
 import { Recorder, canRecord, takePicture } from "./record.js";
 
+const GROWS = CSS.supports("field-sizing", "content"); // fields as high as their text, by the browser alone
+
 export class Composer {
   /** `onsend(text, files)` is called with what was written, `onstop()` while an answer is under way. */
   constructor({ id, label, onsend, onstop }) {
@@ -47,8 +49,10 @@ export class Composer {
     this.main.title = label;
     this.main.classList.toggle("stop", this.isBusy);
     this.main.disabled = !this.isBusy && !this.field.value.trim() && !this.tray.files.length;
-    this.field.style.height = "auto";
-    this.field.style.height = `${Math.min(this.field.scrollHeight, 220)}px`;
+    if (!GROWS && this.field.isConnected) {
+      this.field.style.height = "auto";
+      this.field.style.height = `${this.field.scrollHeight}px`;
+    }
   }
 
   /** Put back what could not be sent. */

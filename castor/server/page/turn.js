@@ -106,8 +106,10 @@ export class Answer {
 
   measure({ waited, spoke, used, end }) {
     const count = used?.candidatesTokenCount ?? 0;
-    const facts = [fact("first token", seconds(waited))];
-    if (count > 1 && spoke > 0) facts.push(fact("tokens/s", ((count - 1) / (spoke / 1000)).toFixed(1)));
+    const isDrawnFirst = Boolean(this.parts[0]?.inlineData); // a picture comes when all of its tokens are there
+    const facts = [fact(isDrawnFirst ? "first picture" : "first token", seconds(waited))];
+    const [said, over] = isDrawnFirst ? [count, waited + spoke] : [count - 1, spoke];
+    if (said > 0 && over > 0) facts.push(fact("tokens/s", ((1000 * said) / over).toFixed(1)));
     if (used) facts.push(tokens("in", used.promptTokensDetails, used.promptTokenCount));
     if (count) facts.push(tokens("out", used.candidatesTokensDetails, count));
     if (end === "stopped") facts.push(el("span", { class: "fact" }, "stopped"));
