@@ -66,8 +66,8 @@ def test_a_conversation_with_a_picture_a_drawing_and_its_cost(served: Served, br
         expected = said_by_api(served, inline("scene.png", "image/png"), {"text": question})
         assert page.inner_text(".turn.model .said").strip() == expected.strip() != ""
         meter = page.inner_text(".meter")
-        assert re.search(r"\d+ (ms|s)? *first token", meter)
-        assert re.search(r"\d+ text \+ \d+ picture|\d+ picture", meter)
+        assert re.search(r"[\d.]+ m?s\s+first token\s+[\d.]+\s+tokens/s", meter)
+        assert re.search(r"31\s+in\s+15 text \+ 16 picture", meter)
         ask(page, DRAW)  # a second turn: the first one goes with it
         answered(page, 2)
         page.wait_for_selector(".drawn img")
@@ -114,7 +114,7 @@ def test_samples_film_page_camera_and_phone(served: Served, browser: Any) -> Non
         answered(page, 1)
         assert re.search(r"\d page", page.inner_text(".meter"))
         page.click("[aria-label='Take a picture']")
-        page.wait_for_function("document.getElementById('camera-view').videoWidth > 0")
+        page.wait_for_function("() => document.getElementById('camera-view').videoWidth > 0")
         page.click("#camera-take")
         page.wait_for_selector(".tray img")
         is_wider = "document.documentElement.scrollWidth > innerWidth"
@@ -209,9 +209,9 @@ def test_copied_code_says_the_same(served: Served, browser: Any, tmp_path: Path)
         page.click("[aria-label='This request as code']")
         codes = {}
         for client in ("google-genai", "openai", "@google/genai", "curl"):
-            page.click(f"#code-tabs [role=tab]:has-text('{client}') >> nth=-1" if client == "google-genai" else f"#code-tabs >> text={client}")
+            page.get_by_role("tab", name=client, exact=True).click()
             page.click("#code-copy")
-            page.wait_for_function("document.getElementById('code-note').textContent === 'Copied'")
+            page.wait_for_function("() => document.getElementById('code-note').textContent === 'Copied'")
             codes[client] = page.evaluate("navigator.clipboard.readText()")
             assert codes[client] == page.text_content("#code-text")
     assert said

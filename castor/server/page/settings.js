@@ -110,7 +110,7 @@ export class Settings {
     for (const { key } of NUMBERS) if (this.fields[key].value !== "") config[key] = Number(this.fields[key].value);
     if (this.fields.form.value) config.responseModalities = [this.fields.form.value];
     const schema = this.fields.schema.value.trim();
-    if (schema) Object.assign(config, { responseMimeType: "application/json", responseJsonSchema: JSON.parse(schema) });
+    if (schema && !this.schemaProblem()) Object.assign(config, { responseMimeType: "application/json", responseJsonSchema: JSON.parse(schema) });
     if (!this.thinking.hidden) config.thinkingConfig = this.fields.thinks.checked ? { includeThoughts: true } : { thinkingBudget: 0 };
     const system = this.fields.system.value.trim();
     return { ...(system && { systemInstruction: { parts: [{ text: system }] } }), generationConfig: config };
