@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-PATIENCE_MS = 600_000  # the machine may be busy with something else
+PATIENCE_MS = 240_000  # the machine may be busy with something else
 ARGUMENTS = [
     "--no-sandbox",  # which root, as in a container, cannot have
     "--use-fake-device-for-media-stream",  # a microphone that beeps and a camera that shows a clock
