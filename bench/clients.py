@@ -113,7 +113,9 @@ async def _ask(
         if b'"error"' in event[:12]:
             raise ValueError(event[:150].decode())
         if first_s is None:
-            if b'"role":"assistant","content":""' in event.replace(b" ", b""):  # a piece that announces, and says nothing
+            if b'"role":"assistant","content":""' in event.replace(
+                b" ", b""
+            ):  # a piece that announces, and says nothing
                 continue
             first_s = time.monotonic() - started
         pieces += 1

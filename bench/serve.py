@@ -4,7 +4,7 @@
     python bench/serve.py --clients 64 --seconds 600       the long run; memory is sampled every second
     python bench/serve.py --peers                          beside `transformers serve` and llama.cpp's server
 
-`castor serve` runs as a process of its own and answers over HTTP; every client streams an answer and asks again at once.
+`castor serve` runs as a process of its own and answers over HTTP; every client streams an answer, then asks again.
 In each round the bare engine, in another process, answers the same prompts with as many requests under way: that is the
 server's work without HTTP. Wall-clock speeds suffer from anything else that runs on the machine; tokens a second of the
 answering process's own processor time do not, and the overhead is given for both. A table is printed, and everything
@@ -210,7 +210,7 @@ def overhead(row: dict[str, Any], what: str) -> float:
 def report(found: dict[str, Any]) -> str:
     """A table, and the targets with what was reached."""
     lines = [
-        "| Clients | Answers | Errors | First token p50 | p99 | Tokens/s | Engine alone | Overhead | of processor time | Memory |",
+        "| Clients | Answers | Errors | First token p50 | p99 | Tokens/s | Engine alone | Overhead | of processor | Memory |",
         "|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for clients, row in found.items():

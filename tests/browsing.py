@@ -42,7 +42,9 @@ def visiting(browser: Any, url: str, **options: Any) -> Iterator[Any]:
     page, wrong = context.new_page(), []
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
-    page.on("request", lambda asked: wrong.append(asked.url) if not asked.url.startswith((url, "blob:", "data:")) else None)
+    page.on(
+        "request", lambda asked: wrong.append(asked.url) if not asked.url.startswith((url, "blob:", "data:")) else None
+    )
     page.goto(url)
     yield page
     assert not [text for text in wrong if "status of 4" not in text], wrong
@@ -59,7 +61,8 @@ def hand_over(page: Any, way: str, *files: tuple[str, str, bytes]) -> None:
             carried.items.add(new File([Uint8Array.from(atob(data), (c) => c.charCodeAt(0))], name, { type }));
           }
           const more = { bubbles: true, cancelable: true };
-          if (way === "paste") document.activeElement.dispatchEvent(new ClipboardEvent("paste", { clipboardData: carried, ...more }));
+          const pasted = new ClipboardEvent("paste", { clipboardData: carried, ...more });
+          if (way === "paste") document.activeElement.dispatchEvent(pasted);
           else for (const name of ["dragenter", "dragover", "drop"]) {
             document.body.dispatchEvent(new DragEvent(name, { dataTransfer: carried, ...more }));
           }

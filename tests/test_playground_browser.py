@@ -52,7 +52,9 @@ def inline(name: str, kind: str) -> dict[str, Any]:
 
 
 def pictures_are_painted(page: Any, selector: str) -> bool:
-    return page.eval_on_selector_all(selector, "all => all.length > 0 && all.every((i) => i.complete && i.naturalWidth)")
+    return page.eval_on_selector_all(
+        selector, "all => all.length > 0 && all.every((i) => i.complete && i.naturalWidth)"
+    )
 
 
 def test_a_conversation_with_a_picture_a_drawing_and_its_cost(served: Served, browser: Any) -> None:
@@ -186,7 +188,8 @@ def test_two_answers_are_compared_and_voted_on(served: Served, browser: Any) -> 
         ask(page, "What is 27 + 48?", "#compare-field")
         answered(page, 2, ".compare")
         page.wait_for_selector(".ballot:not([hidden])")
-        assert page.inner_text("[aria-label='Left answer'] .block").strip() == said_by_api(served, {"text": "What is 27 + 48?"}).strip()
+        expected = said_by_api(served, {"text": "What is 27 + 48?"}).strip()
+        assert page.inner_text("[aria-label='Left answer'] .block").strip() == expected
         page.click("text=Left is better")
         rows = page.locator(".elo tbody tr").all_inner_texts()
         assert [row.split("\t")[1:] for row in rows] == [["1016", "1"], ["984", "1"]]
@@ -217,7 +220,9 @@ def test_copied_code_says_the_same(served: Served, browser: Any, tmp_path: Path)
     assert said
     environment = {**os.environ, "HOME": str(tmp_path)}
     for client in ("google-genai", "openai"):
-        ran = subprocess.run([sys.executable, "-c", codes[client]], cwd=tmp_path, capture_output=True, text=True, env=environment)
+        ran = subprocess.run(
+            [sys.executable, "-c", codes[client]], cwd=tmp_path, capture_output=True, text=True, env=environment
+        )
         assert ran.stdout.strip() == said, (client, ran.stderr[-2000:])
     ran = subprocess.run(["bash", "-c", codes["curl"]], cwd=tmp_path, capture_output=True, text=True)
     assert "".join(re.findall(r'"text": "([^"]*)"', ran.stdout)).strip() == said, ran.stderr
@@ -225,7 +230,10 @@ def test_copied_code_says_the_same(served: Served, browser: Any, tmp_path: Path)
 
 
 def test_a_key_is_asked_for_and_used(browser: Any) -> None:
-    with serving(castor.load("atom", device="cpu"), keys=("secret",), name="atom") as guarded, visiting(browser, guarded.url) as page:
+    with (
+        serving(castor.load("atom", device="cpu"), keys=("secret",), name="atom") as guarded,
+        visiting(browser, guarded.url) as page,
+    ):
         page.wait_for_selector("#key-dialog[open]")
         page.fill("#key-field", "wrong")
         page.keyboard.press("Enter")
@@ -244,7 +252,8 @@ def test_labels_contrast_and_themes(served: Served, browser: Any) -> None:
         page.wait_for_selector("#chat-field")
         nameless = page.evaluate(
             """() => [...document.querySelectorAll("button, input, select, textarea, a[href]")].filter((node) =>
-              !(node.labels?.length || node.getAttribute("aria-label") || node.textContent.trim())).map((node) => node.outerHTML)"""
+              !(node.labels?.length || node.getAttribute("aria-label") || node.textContent.trim())
+            ).map((node) => node.outerHTML)"""
         )
         assert nameless == []
         ids = page.evaluate("[...document.querySelectorAll('[id]')].map((node) => node.id)")
@@ -268,17 +277,20 @@ CONTRAST = """() => {
     canvas.fillRect(0, 0, 1, 1);
     return [...canvas.getImageData(0, 0, 1, 1).data];
   };
-  const light = ([r, g, b]) => [r, g, b].map((v) => v / 255).map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
-    .reduce((sum, v, at) => sum + v * [0.2126, 0.7152, 0.0722][at], 0);
+  const linear = (v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+  const light = ([r, g, b]) => 0.2126 * linear(r / 255) + 0.7152 * linear(g / 255) + 0.0722 * linear(b / 255);
+  const ground = (node) => {
+    const colour = getComputedStyle(node).backgroundColor;
+    return node.parentElement && rgba(colour)[3] < 255 ? ground(node.parentElement) : colour;
+  };
   const low = [];
   for (const node of document.querySelectorAll("p, b, span, label, button, h2, input, textarea, select")) {
     const style = getComputedStyle(node);
     const hasText = [...node.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim());
     if (!hasText || !node.checkVisibility() || style.color === "rgba(0, 0, 0, 0)") continue;
-    let ground = node;
-    while (ground.parentElement && rgba(getComputedStyle(ground).backgroundColor)[3] < 255) ground = ground.parentElement;
-    const [a, b] = [light(rgba(style.color)), light(rgba(getComputedStyle(ground).backgroundColor))].sort((x, y) => y - x);
-    if ((a + 0.05) / (b + 0.05) < 4.5) low.push(`${node.textContent.trim().slice(0, 40)}: ${((a + 0.05) / (b + 0.05)).toFixed(2)}`);
+    const [a, b] = [light(rgba(style.color)), light(rgba(ground(node)))].sort((x, y) => y - x);
+    const ratio = (a + 0.05) / (b + 0.05);
+    if (ratio < 4.5) low.push(`${node.textContent.trim().slice(0, 40)}: ${ratio.toFixed(2)}`);
   }
   return low;
 }"""

@@ -10,7 +10,12 @@ from castor.content import Text
 from castor.engine.stream import WINDOW, TextStream
 from castor.tokens.render import Renderer
 
-LINES = ("The red circle 🙂 is left of the square.", "Ein größeres Haus", "红色的圆在蓝色的方块左边", "  two  spaces\n\tand a tab ")
+LINES = (
+    "The red circle 🙂 is left of the square.",
+    "Ein größeres Haus",
+    "红色的圆在蓝色的方块左边",
+    "  two  spaces\n\tand a tab ",
+)
 
 
 def streamed(renderer: Renderer, ids: list[int], stop: tuple[str, ...] = ()) -> list[str]:

@@ -1,7 +1,7 @@
 """Connections that cost nothing for long: those that never finish a request, and those that never read their answer.
 
-A client may take its time over a body (`bodies.read_body` says how long) and an answer may take as long as it needs. But
-a head that comes a letter at a time, or an answer that nobody takes, would hold a connection or a place for ever.
+A client may take its time over a body (`bodies.read_body` says how long), and an answer may take as long as it needs.
+But a head that comes a letter at a time, or an answer that nobody takes, would hold a connection or a place for ever.
 """
 
 from __future__ import annotations
