@@ -1,6 +1,7 @@
 """The playground: a page at / that talks to this server's own routes.
 
-Its files lie in `page`, and nothing comes from outside. The page is open to everyone; what it asks for needs a key wherever the server wants one.
+Its files lie in `page`, and nothing comes from outside. The page is open to everyone; what it asks for needs a key
+wherever the server wants one.
 """
 
 from __future__ import annotations
