@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from browsing import answered, browsing, hand_over, visiting
 from serving import Served, sample, serving, wait_until
@@ -46,8 +48,6 @@ def said_by_api(served: Served, *parts: dict[str, Any], **config: Any) -> str:
 
 
 def inline(name: str, kind: str) -> dict[str, Any]:
-    import base64
-
     return {"inlineData": {"mimeType": kind, "data": base64.b64encode(sample(name)).decode()}}
 
 
@@ -245,6 +245,41 @@ def test_a_key_is_asked_for_and_used(browser: Any) -> None:
         answered(page, 1)
         page.click("[aria-label='This request as code']")
         assert "secret" not in page.text_content("#code-text")
+
+
+def test_search_by_words_and_by_likeness(browser: Any, tmp_path: Path) -> None:
+    """The order and the scores are those of the vectors that the API gives; a file is most like itself."""
+    pytest.importorskip("castor.server.models")  # with which models that make vectors are served
+    published = pytest.importorskip("published")
+    published.write_tower_checkpoint(tmp_path, "embedding_gemma2")
+    files = [("scene.png", "image/png"), ("speech.wav", "audio/wav"), ("clip.mp4", "video/mp4")]
+    with serving(castor.load(tmp_path, device="cpu")) as served, visiting(browser, served.url) as page:
+        page.wait_for_selector("#search-query")
+        assert page.locator("#tab-chat").is_hidden()
+        hand_over(page, "drop", *((name, kind, sample(name)) for name, kind in files))
+        page.wait_for_function("() => document.querySelectorAll('.result').length === 3")
+        page.fill("#search-note", "a red circle")
+        page.press("#search-note", "Enter")
+        page.wait_for_function("() => document.querySelectorAll('.result').length === 4")
+        ask(page, "a blue square", "#search-query")
+        page.wait_for_function("() => document.querySelectorAll('.score:not(:empty)').length === 4")
+        shown = dict(zip(*(page.locator(f".result {part}").all_inner_texts() for part in ("b", ".score")), strict=True))
+
+        def vector(part: dict[str, Any], task: str) -> np.ndarray:
+            body = {"requests": [{"model": "models/tiny", "content": {"parts": [part]}, "taskType": task}]}
+            reply = httpx.post(f"{served.url}/v1beta/models/tiny:batchEmbedContents", json=body, timeout=600)
+            found = np.array(reply.json()["embeddings"][0]["values"])
+            return found / np.linalg.norm(found)
+
+        held = {name: vector(inline(name, kind), "RETRIEVAL_DOCUMENT") for name, kind in files}
+        held["a red circle"] = vector({"text": "a red circle"}, "RETRIEVAL_DOCUMENT")
+        query = vector({"text": "a blue square"}, "RETRIEVAL_QUERY")
+        expected = {name: float(query @ found) for name, found in held.items()}
+        assert list(shown) == sorted(expected, key=lambda name: -expected[name])
+        assert all(abs(float(shown[name]) - expected[name]) < 2e-3 for name in expected)
+        page.click(".result:has-text('speech.wav') button:has-text('More like this')")
+        page.wait_for_selector(".result:first-child:has-text('speech.wav')")
+        assert page.inner_text(".result:first-child .score") == "1.000"
 
 
 def test_labels_contrast_and_themes(served: Served, browser: Any) -> None:
