@@ -172,6 +172,14 @@ def test_stop_frees_the_place(served: Served, browser: Any) -> None:
         assert "stopped" in page.inner_text(".meter")
         gauge = re.compile(r"^castor_requests_inside(?:\{.*\})? 0\.0$", re.MULTILINE)
         wait_until(lambda: gauge.search(httpx.get(f"{served.url}/metrics").text) is not None, 120)
+        ask(page, "Count")
+        page.wait_for_selector("[aria-label=Stop]")
+        page.click("text=New chat")  # ends the answer as well, and the next question can be asked
+        page.fill("#settings-schema", "")
+        page.fill("#settings-maxOutputTokens", "5")
+        ask(page, "What is 2 + 3?")
+        answered(page, 1)
+        assert page.locator(".failure").count() == 0
 
 
 def test_two_answers_are_compared_and_voted_on(served: Served, browser: Any) -> None:

@@ -1,7 +1,6 @@
 // The chat: turns, the settings beside them, and what to try first.
 
-import { complain, el, icon, iconButton } from "./dom.js";
-import { namedPart } from "./files.js";
+import { el, icon, iconButton } from "./dom.js";
 import { Composer } from "./composer.js";
 import { Settings } from "./settings.js";
 import { Answer, question } from "./turn.js";
@@ -16,18 +15,13 @@ const SAMPLES = [
   { icon: "sum", label: "A sum", text: "What is 27 + 48?" },
 ];
 
-/** What was written and attached, as parts of a request: files first, as models are used to it. */
-export async function partsOf(text, files) {
-  const parts = await Promise.all(files.map(namedPart));
-  return text ? [...parts, { text }] : parts;
-}
-
 export class Chat {
   constructor(view, models) {
     this.contents = [];
     this.turns = el("ol", { class: "turns" });
     this.composer = new Composer({ id: "chat", label: "Ask, or drop a file",
-      onsend: (text, files) => this.send(text, files), onstop: () => this.answer?.stop() });
+      check: () => this.settings.check() || (this.showSettings(true), false),
+      onsend: (parts, text, files) => this.send(parts, text, files), onstop: () => this.answer?.stop() });
     this.title = el("span", { class: "summary" });
     this.settings = new Settings("settings", models, (settings) => (this.title.textContent = settings.summary));
     this.panel = el("aside", { class: "panel", id: "settings-panel", "aria-label": "Settings" },
@@ -66,7 +60,7 @@ export class Chat {
       const blob = await (await fetch(`/playground/${file}`)).blob();
       files.push(new File([blob], file, { type: blob.type }));
     }
-    await this.send(text, files);
+    await this.composer.submit(text, files);
   }
 
   showSettings(isOpen) {
@@ -80,26 +74,11 @@ export class Chat {
     this.contents = [];
     this.turns.replaceChildren();
     this.start.hidden = false;
+    this.composer.release();
     this.composer.field.focus();
   }
 
-  async send(text, files) {
-    if (this.composer.isBusy) return;
-    if (!this.settings.check()) {
-      this.showSettings(true);
-      this.composer.restore(text, files);
-      return;
-    }
-    let parts;
-    this.composer.busy = true;
-    try {
-      parts = await partsOf(text, files);
-    } catch (error) {
-      complain(error.message);
-      this.composer.busy = false;
-      this.composer.restore(text, files);
-      return;
-    }
+  async send(parts, text, files) {
     this.start.hidden = true;
     this.turns.append(question(text, files));
     await this.ask([...this.contents, { role: "user", parts }]);
@@ -112,14 +91,13 @@ export class Chat {
     const answer = (this.answer = new Answer(model));
     this.turns.append(answer.element);
     this.follows = true;
-    this.composer.busy = true;
     await answer.follow(model, body);
     if (this.answer !== answer || !answer.element.isConnected) return; // a new chat was begun meanwhile
-    this.contents = answer.parts.length ? [...contents, { role: "model", parts: answer.parts }] : contents.slice(0, -1);
+    const said = answer.parts.filter((part) => !part.thought);
+    this.contents = said.length ? [...contents, { role: "model", parts: said }] : contents.slice(0, -1);
     answer.offer(
       iconButton("again", "Ask again", () => this.again(answer, contents)),
       iconButton("code", "This request as code", () => showCode(request)));
-    this.composer.busy = false;
   }
 
   again(answer, contents) {
@@ -129,6 +107,6 @@ export class Chat {
       next = next.nextElementSibling;
       gone.remove();
     }
-    this.ask(contents);
+    this.composer.during(() => this.ask(contents));
   }
 }

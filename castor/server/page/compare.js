@@ -1,8 +1,7 @@
 // Two models, or two ways to ask one, side by side. Votes stay in this browser, and give each side its Elo rating.
 
-import { complain, el } from "./dom.js";
+import { el } from "./dom.js";
 import { Composer } from "./composer.js";
-import { partsOf } from "./chat.js";
 import { Settings } from "./settings.js";
 import { Answer, question } from "./turn.js";
 import { showCode } from "./code.js";
@@ -33,7 +32,8 @@ export class Compare {
     this.asked = el("ol", { class: "turns" });
     this.isBlind = el("input", { type: "checkbox", id: "blind" });
     this.composer = new Composer({ id: "compare", label: "Ask both",
-      onsend: (text, files) => this.send(text, files), onstop: () => this.lanes.forEach((lane) => lane.answer?.stop()) });
+      check: () => this.lanes.every(({ settings, details }) => settings.check() || ((details.open = true), false)),
+      onsend: (parts, text, files) => this.send(parts, text, files), onstop: () => this.lanes.forEach((lane) => lane.answer?.stop()) });
     this.ballot = el("div", { class: "ballot", role: "group", "aria-label": "Which answer is better?", hidden: true },
       ...[["Left is better", 1], ["As good", 0.5], ["Right is better", 0]].map(([label, score]) =>
         el("button", { type: "button", class: "quiet", onclick: () => this.vote(score) }, label)));
@@ -59,28 +59,13 @@ export class Compare {
     return { settings, details };
   }
 
-  async send(text, files) {
-    if (!this.lanes.every(({ settings, details }) => settings.check() || ((details.open = true), false))) {
-      this.composer.restore(text, files);
-      return;
-    }
-    let parts;
-    this.composer.busy = true;
-    try {
-      parts = await partsOf(text, files);
-    } catch (error) {
-      complain(error.message);
-      this.composer.busy = false;
-      this.composer.restore(text, files);
-      return;
-    }
+  async send(parts, text, files) {
     this.ballot.hidden = this.start.hidden = true;
     this.asked.replaceChildren(question(text, files));
     const contents = [{ role: "user", parts }];
     const shown = this.isBlind.checked && Math.random() < 0.5 ? this.lanes.toReversed() : this.lanes;
     const [left, right] = shown.map((lane) => lane.settings.summary);
     const ended = await Promise.all(shown.map((lane, at) => this.ask(lane, this.outs[at], contents)));
-    this.composer.busy = false;
     this.pair = { left, right };
     this.ballot.hidden = left === right || !ended.every(Boolean);
     if (this.ballot.hidden) for (const lane of this.lanes) lane.reveal();

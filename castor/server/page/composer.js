@@ -1,14 +1,15 @@
 // Where a message is written: text, attached files, microphone, camera, and the button that sends or stops.
 
 import { announce, complain, el, icon, iconButton } from "./dom.js";
-import { ACCEPT, Tray } from "./files.js";
+import { ACCEPT, Tray, namedPart } from "./files.js";
 import { Recorder, canRecord, takePicture } from "./record.js";
 
 const GROWS = CSS.supports("field-sizing", "content"); // fields as high as their text, by the browser alone
 
 export class Composer {
-  /** `onsend(text, files)` is called with what was written, `onstop()` while an answer is under way. */
-  constructor({ id, label, onsend, onstop }) {
+  /** `onsend(parts, text, files)` gets what was written if `check()` allows it; `onstop()` ends what it began. */
+  constructor({ id, label, check, onsend, onstop }) {
+    this.check = check;
     this.onsend = onsend;
     this.onstop = onstop;
     this.isBusy = false;
@@ -96,7 +97,44 @@ export class Composer {
     if (!text && !files.length) return;
     this.field.value = "";
     this.refresh();
-    this.onsend(text, files);
+    this.submit(text, files);
+  }
+
+  /** Hand over a message as parts of a request: files first, as models are used to it. Else it is put back. */
+  async submit(text, files) {
+    if (this.isBusy) return;
+    if (!this.check()) {
+      this.restore(text, files);
+      return;
+    }
+    await this.during(async () => {
+      let parts;
+      try {
+        parts = await Promise.all(files.map(namedPart));
+      } catch (error) {
+        complain(error.message);
+        this.restore(text, files);
+        return;
+      }
+      await this.onsend(text ? [...parts, { text }] : parts, text, files);
+    });
+  }
+
+  /** Busy until `work` is done, unless it was released meanwhile. */
+  async during(work) {
+    const turn = (this.turn = {});
+    this.busy = true;
+    try {
+      await work();
+    } finally {
+      if (this.turn === turn) this.busy = false;
+    }
+  }
+
+  /** Ready for the next message, whatever is still under way. */
+  release() {
+    this.turn = null;
+    this.busy = false;
   }
 
   async record() {
