@@ -119,8 +119,7 @@ def test_samples_film_page_camera_and_phone(served: Served, browser: Any) -> Non
         page.wait_for_function("() => document.getElementById('camera-view').videoWidth > 0")
         page.click("#camera-take")
         page.wait_for_selector(".tray img")
-        is_wider = "document.documentElement.scrollWidth > innerWidth"
-        assert not page.evaluate(is_wider)
+        assert not page.evaluate("document.body.scrollWidth > innerWidth")
         page.click("[aria-controls=settings-panel]")
         page.wait_for_selector("#settings-panel.open #settings-model:focus")
         page.keyboard.press("Escape")
@@ -285,6 +284,8 @@ def test_search_by_words_and_by_likeness(browser: Any, tmp_path: Path) -> None:
         expected = {name: float(query @ found) for name, found in held.items()}
         assert list(shown) == sorted(expected, key=lambda name: -expected[name])
         assert all(abs(float(shown[name]) - expected[name]) < 2e-3 for name in expected)
+        page.set_viewport_size({"width": 360, "height": 740})
+        assert not page.evaluate("document.body.scrollWidth > innerWidth")
         page.click(".result:has-text('speech.wav') button:has-text('More like this')")
         page.wait_for_selector(".result:first-child:has-text('speech.wav')")
         assert page.inner_text(".result:first-child .score") == "1.000"
