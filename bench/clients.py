@@ -112,12 +112,9 @@ async def _ask(
             continue
         if b'"error"' in event[:12]:
             raise ValueError(event[:150].decode())
-        if first_s is None:
-            if b'"role":"assistant","content":""' in event.replace(
-                b" ", b""
-            ):  # a piece that announces, and says nothing
-                continue
-            first_s = time.monotonic() - started
+        if first_s is None and not _says(event):  # a piece that only announces the answer
+            continue
+        first_s = first_s or time.monotonic() - started
         pieces += 1
         if b'"usage' in event:
             used = event
@@ -126,6 +123,14 @@ async def _ask(
     seen.first_s.append(first_s)
     seen.answers += 1
     seen.tokens += _tokens(used) or pieces
+
+
+def _says(event: bytes) -> bool:
+    """Whether a piece of an answer holds any of it, in either API's form."""
+    piece = json.loads(event)
+    google = [part for one in piece.get("candidates", ()) for part in one.get("content", {}).get("parts", ())]
+    openai = [(one.get("delta") or {}).get("content") for one in piece.get("choices", ())]
+    return any(part.get("text") or "inlineData" in part for part in google) or any(openai)
 
 
 def _tokens(event: bytes | None) -> int:

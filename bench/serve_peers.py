@@ -46,6 +46,8 @@ def write_weights(folder: Path) -> None:
     model = published.write_checkpoint(folder, attention_k_eq_v=False, **SHAPE)
     with torch.no_grad():  # the logit of a zero row is never the highest
         model.get_input_embeddings().weight[published.stop_ids()] = 0
+    for shard in folder.glob("model*"):
+        shard.unlink()
     model.save_pretrained(folder)
     config = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": TEMPLATE}))
