@@ -106,21 +106,20 @@ async def _ask(
     head = f"POST {path} HTTP/1.1\r\nHost: {place.netloc}\r\nContent-Type: application/json\r\n"
     started = time.monotonic()
     writer.write(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-    first_s, used, pieces = None, None, 0
+    first_s, used, pieces, ended_s = None, None, 0, 0.0
     async for event in _events(reader):
         if event == b"[DONE]":
             continue
         if b'"error"' in event[:12]:
             raise ValueError(event[:150].decode())
-        if first_s is None and not _says(event):  # a piece that only announces the answer
-            continue
-        first_s = first_s or time.monotonic() - started
-        pieces += 1
-        if b'"usage' in event:
-            used = event
-    if first_s is None:
+        ended_s = time.monotonic() - started
+        used = event if b'"usage' in event else used
+        if first_s is not None or _says(event):  # and does not only announce the answer, or end it
+            first_s = first_s or ended_s
+            pieces += 1
+    if not ended_s:
         raise ValueError("an answer without a piece")
-    seen.first_s.append(first_s)
+    seen.first_s.append(first_s or ended_s)
     seen.answers += 1
     seen.tokens += _tokens(used) or pieces
 
