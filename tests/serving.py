@@ -22,6 +22,7 @@ from castor.models.config import ModelConfig
 from castor.models.decoder import Decoder
 from castor.server.app import create_app
 from castor.server.config import ServerConfig
+from castor.server.connections import PatientUpTo
 from castor.server.keys import Keys
 from castor.tokens.render import Renderer
 
@@ -36,7 +37,7 @@ class Served:
         self.socket = socket.socket()
         self.socket.bind(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
-        config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=5, lifespan="on")
+        config = uvicorn.Config(app, http=PatientUpTo, log_level="error", timeout_graceful_shutdown=5, lifespan="on")
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(
             target=lambda: asyncio.run(self.server.serve(sockets=[self.socket])), name="test-server", daemon=True

@@ -24,6 +24,9 @@ def _first(text: str, stop: tuple[str, ...]) -> int | None:
     return min(places, default=None)
 
 
+WINDOW = 16  # pieces, in which every character that the newest one may complete has begun
+
+
 class TextStream:
     """Replies of our own models: text pieces, and an image once it is finished."""
 
@@ -32,6 +35,8 @@ class TextStream:
         self.pieces: list[int] = []
         self.drawing: list[int] = []
         self.given = 0
+        # Decoding all pieces for each new one would cost the square of a reply: only those from `start` on are.
+        self.start, self.before, self.overlap = 0, "", 0  # `before` holds the first `overlap` characters from `start`
 
     def take(self, token_id: int) -> Iterator[Part]:
         """What one more id makes certain."""
@@ -44,8 +49,7 @@ class TextStream:
                 yield from (part for part in self.renderer.decode(self.drawing) if isinstance(part, Image))
                 self.drawing = []
             return
-        self.pieces.append(token_id)
-        text = self.renderer.tokenizer.decode(self.pieces)
+        text = self._grown(token_id)
         certain = text.rstrip("\ufffd")
         held = max((_overlap(certain, word) for word in self.stop), default=0)
         yield from self._give(certain[: len(certain) - held])
@@ -56,6 +60,17 @@ class TextStream:
             text = self.renderer.tokenizer.decode(self.pieces)
             yield from self._give(text if (at := _first(text, self.stop)) is None else text[:at])
         self.pieces, self.given = [], 0
+        self.start, self.before, self.overlap = 0, "", 0
+
+    def _grown(self, token_id: int) -> str:
+        """The text of all pieces with one more."""
+        decode = self.renderer.tokenizer.decode
+        self.pieces.append(token_id)
+        text = self.before + decode(self.pieces[self.start :])[self.overlap :]
+        if len(self.pieces) - self.start >= 2 * WINDOW and not text.endswith("\ufffd"):
+            self.start, self.before = len(self.pieces) - WINDOW, text
+            self.overlap = len(decode(self.pieces[self.start :]))
+        return text
 
     def _give(self, text: str) -> Iterator[Part]:
         if (at := _first(text, self.stop)) is not None:

@@ -25,6 +25,7 @@ from castor.server import (
     openai_media,
     openai_vectors,
     openapi,
+    playground,
     uploads,
 )
 from castor.server.batches import Batches
@@ -41,7 +42,19 @@ from castor.server.safety import Classifier
 from castor.server.service import Service
 from castor.server.state import State
 
-ROUTES = (gemini, openai, openai_vectors, openai_media, caches, gemini_batches, interactions, uploads, health, openapi)
+ROUTES = (
+    gemini,
+    openai,
+    openai_vectors,
+    openai_media,
+    caches,
+    gemini_batches,
+    interactions,
+    uploads,
+    health,
+    openapi,
+    playground,
+)
 
 
 def create_app(offered: Model | list[Offer], config: ServerConfig | None = None, keys: Keys | None = None) -> FastAPI:
@@ -108,7 +121,8 @@ class Guard:
             await self.app(scope, receive, send)
             return
         connection = HTTPConnection(scope)
-        is_open = connection.scope["path"].startswith(self.OPEN)
+        path = connection.scope["path"]
+        is_open = path.startswith(self.OPEN) or playground.is_open(path)
         try:
             scope.setdefault("state", {})["owner"] = "" if is_open else self.keys.owner(connection)
             if self.service.config.is_replica and KEEPING.fullmatch(connection.scope["path"]):

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from castor.engine.model import Model, find_folder, load
@@ -85,9 +86,8 @@ class Offer:
     ) -> Offer:
         """One that `castor.load` finds; ValueError where there is no such model. Its weights are not read yet."""
         folder = find_folder(model)
-        return cls(
-            names=names, load=lambda: load(folder, adapter=adapter, quantize=quantize), facts=Facts.of_folder(folder)
-        )
+        read = partial(load, folder, adapter=adapter, quantize=quantize)
+        return cls(names=names, load=read, facts=Facts.of_folder(folder))
 
 
 class Models:

@@ -12,6 +12,7 @@ import uvicorn
 from castor.engine.model import Model
 from castor.server.app import create_app
 from castor.server.config import ServerConfig
+from castor.server.connections import PatientUpTo
 from castor.server.keys import Keys
 from castor.server.measures import log_to_stderr
 from castor.server.models import Offer
@@ -47,7 +48,9 @@ def serve(offered: Model | list[Offer], config: ServerConfig, keys: Keys, bound:
     """Answer until a signal comes."""
     app = create_app(offered, config, keys)
     log_to_stderr()
-    settings = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=config.drain_s)
+    settings = uvicorn.Config(
+        app, http=PatientUpTo, log_config=None, access_log=False, timeout_graceful_shutdown=config.drain_s
+    )
     names = [" = ".join(offer.names) for offer in app.state.service.models.offers]
     print(welcome(names, keys, *bound.getsockname()[:2]), file=sys.stderr, flush=True)
     DrainingServer(settings, app.state.service).run(sockets=[bound])
@@ -60,6 +63,7 @@ def welcome(names: list[str], keys: Keys, host: str, port: int) -> str:
     key = "your key" if len(keys) else "none"
     lines = [
         f"castor serves {', '.join(names)} at {url}; Ctrl-C ends it",
+        f"  a browser        {url}/",
         f'  Google\'s client  genai.Client(api_key="{key}", http_options={{"base_url": "{url}"}})',
         f'  OpenAI\'s client  OpenAI(api_key="{key}", base_url="{url}/v1")',
         f"  by hand          curl {url}/v1beta/models/{names[0].partition(' = ')[0]}:generateContent "
