@@ -32,7 +32,8 @@ def native(name: str) -> ctypes.CDLL | None:
         return None
     source = Path(__file__).with_name(f"{name}.cpp")
     key = hashlib.blake2b(digest_size=12)
-    for part in (source.read_bytes(), " ".join(FLAGS).encode(), compiler.encode(), _processor()):
+    sources = [each.read_bytes() for each in (source, *sorted(source.parent.glob("*.h")))]
+    for part in (*sources, " ".join(FLAGS).encode(), compiler.encode(), _processor()):
         key.update(part)
     built = _folder() / f"{name}-{key.hexdigest()}.so"
     try:
