@@ -28,9 +28,7 @@ def serve_replicas(
         import ray
         from ray import serve
     except ModuleNotFoundError as error:
-        if error.name != "ray":
-            raise
-        raise ValueError("--ray needs Ray Serve: pip install 'castor[cluster]'") from None
+        raise ValueError(f"--ray needs Ray Serve, but {error.name} is missing: pip install 'castor[cluster]'") from None
     ray.init(include_dashboard=False, ignore_reinit_error=True, log_to_driver=False)
     serve.start(http_options={"host": host, "port": port, "request_timeout_s": None})
     serve.run(_deployment(serve, make, config, keys, replicas), name="castor", route_prefix="/")
