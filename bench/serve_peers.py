@@ -70,13 +70,18 @@ def castor_peer(folder: Path, together: int) -> Iterator[Target]:
 @contextlib.contextmanager
 def other(command: list[str], model: str, port: int) -> Iterator[Target]:
     """Another server on `port`, once it answers."""
-    with process(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+    with (
+        tempfile.TemporaryFile("w+") as told,
+        process(command, stdout=subprocess.DEVNULL, stderr=told) as running,
+    ):
         target = Target(f"http://127.0.0.1:{port}/v1/chat/completions", partial(openai_body, model=model), running.pid)
         body = json.dumps({**openai_body(("What is 2 + 3?", ""), model), "stream": False}).encode()
         request = urllib.request.Request(target.url, body, {"content-type": "application/json"})
         for _ in range(600):
             if running.poll() is not None:
-                raise RuntimeError(f"{command[0]} ended with {running.returncode}")
+                told.seek(0)
+                last = told.read().strip().splitlines()[-1:] or [f"status {running.returncode}"]
+                raise RuntimeError(last[0][:200])
             try:
                 urllib.request.urlopen(request, timeout=120).read()
                 break
