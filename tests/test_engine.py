@@ -258,6 +258,7 @@ def test_the_public_surface() -> None:
         "FunctionCall",
         "FunctionResponse",
         "Image",
+        "Index",
         "Message",
         "Model",
         "Part",

@@ -311,7 +311,7 @@ def test_the_client_reads_the_refusal(client: object) -> None:
         ("/v1beta/models/tiny:sing", 404),
         ("/v1beta/models/tiny", 404),
         ("/v2/models", 404),
-        ("/", 404),
+        ("/nothing", 404),
     ],
 )
 def test_what_is_not_offered_says_so(served: Served, path: str, status: int) -> None:

@@ -22,8 +22,10 @@ openai = pytest.importorskip("openai")
 
 @pytest.fixture(scope="module")
 def served(tiny_config: ModelConfig, renderer: Renderer, codec: ImageCodec) -> Iterator[Served]:
-    with serving(new_model(tiny_config, renderer, codec)) as running:
-        yield running
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("castor.engine.forward.can_decode", lambda decoder: False)  # `draws` changes the plain step
+        with serving(new_model(tiny_config, renderer, codec)) as running:
+            yield running
 
 
 @pytest.fixture(scope="module")

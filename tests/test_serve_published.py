@@ -28,8 +28,10 @@ CALL = FunctionCall("get_weather", {"city": "Paris"})
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("checkpoint")
     published.write_checkpoint(folder)
-    with serving(castor.load(folder, device="cpu"), max_tokens=120) as running:
-        yield running
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("castor.engine.forward.can_decode", lambda decoder: False)  # `says` speaks for the plain step
+        with serving(castor.load(folder, device="cpu"), max_tokens=120) as running:
+            yield running
 
 
 @pytest.fixture(scope="module")
