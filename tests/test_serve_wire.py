@@ -133,8 +133,9 @@ def check(request: dict[str, Any], reply: httpx.Response) -> str:
         assert reply.status_code == 400 and "pageToken" in reply.json()["error"]["message"]
         return "refused"
     is_asking = is_openai or ":" in path.rpartition("/")[2] or path.endswith("/interactions")
-    is_asking = is_asking and ":asyncBatch" not in path  # its requests are read when their turn comes
     reasons = [named for pattern, named in known.items() if re.search(pattern, body)] if is_asking else []
+    if ":asyncBatch" in path:  # its requests are read when their turn comes, but its file at once
+        reasons = [named for named in reasons if named == "JSON"]
     if reasons:
         assert reply.status_code == 400, reply.text
         error = reply.json()["error"]
