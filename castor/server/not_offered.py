@@ -22,7 +22,10 @@ NOT_OFFERED: tuple[tuple[str, str], ...] = (
     (r"/ws/.*", "the Live API"),
     (r"/v1beta1/.*", "Vertex AI's addresses"),
     (r"(?:/openai)?/v1/completions", "this part of OpenAI's API"),
-    (r"(?:/openai)?/v1/(?:responses|images|audio|videos)(?:/.*)?", "this part of OpenAI's API"),
+    (
+        r"(?:/openai)?/v1/(?!images/generations$|audio/transcriptions$)(?:responses|images|audio|videos)(?:/.*)?",
+        "this part of OpenAI's API",
+    ),
     (
         r"(?:/openai)?/v1/(?:fine_tuning|assistants|threads|vector_stores|uploads|realtime|evals)(?:/.*)?",
         "this part of OpenAI's API",
