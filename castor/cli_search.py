@@ -71,7 +71,7 @@ def add_search_verbs(verb: Callable[..., Any]) -> None:
 def _index_options(parser: Any) -> None:
     parser.add_argument("folders", nargs="*", metavar="DIR", help="folders to bring in (default: all known ones)")
     parser.add_argument("--index", metavar="FOLDER", help="where the index lies (default: see above)")
-    parser.add_argument("--model", metavar="NAME", help="a model that makes vectors (default: the index's, or atom)")
+    parser.add_argument("--model", metavar="NAME", help="a model that makes vectors (default: the index's, or atom-vectors)")
     parser.add_argument("--dimensions", type=whole, metavar="N", help="of a new index: keep the first N numbers")
     parser.add_argument("--storage", help="of a new index: float32 (default), float16 or int8")
     parser.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="names or paths to leave out")
@@ -136,7 +136,7 @@ def run_index(arguments: Any) -> int:
     is_there = Store.is_begun(folder)
     if not is_there and (arguments.status or arguments.forget or not folders):
         raise ValueError(f"{folder}: there is no index here yet; to make one: castor index DIR")
-    model = arguments.model if is_there else arguments.model or "atom"
+    model = arguments.model if is_there else arguments.model or "atom-vectors"
     index = Index(folder, model=model, dimensions=arguments.dimensions, storage=arguments.storage)
     if arguments.forget:
         print(f"{arguments.forget}: {_files(index.forget(arguments.forget))} dropped from the index")

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+import castor
 from castor.content import Audio, Image, Message, Text, Video
+from castor.diorama.world import World
 from castor.engine.model import Model, load
 from castor.models.decoder import Decoder
 from castor.models.extend import HEAD, with_embedding_head
@@ -99,3 +101,13 @@ def test_config_keeps_the_head(embedder: Model) -> None:
     assert type(config).from_hf(config.to_hf()) == config
     text = dataclasses.replace(config.text, embedding_dim=None)
     assert Decoder(dataclasses.replace(config, text=text)).language_model.embedding_projection is None
+
+
+def test_the_shipped_vectors_find_pictures_by_words_and_still_write():
+    model = castor.load("atom-vectors", device="cpu")
+    examples = [World(split="test", languages=("en",), speech=False).example("caption", index) for index in range(40)]
+    pictures = model.embed(*[list(example.messages[0].images) for example in examples])
+    words = model.embed(*[example.answer.text for example in examples])
+    found = (words @ pictures.T).argmax(1)
+    assert (found == torch.arange(40)).float().mean() > 0.9  # one in forty by chance
+    assert model.generate("What is 3 + 4?", max_tokens=24).text == "3 + 4 = 7"
