@@ -6,7 +6,7 @@ import pickle
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from castor.tokens.text import Tokenizer
@@ -63,6 +63,7 @@ def test_ids_are_those_of_transformers(ours: Tokenizer, theirs: object, text: st
 @settings(max_examples=150, deadline=None)
 @given(text=st.text(max_size=60))
 def test_any_text_comes_back(ours: Tokenizer, theirs: object, text: str) -> None:
+    assume(not any(name in text for name in ours.specials))  # hypothesis tries texts that it finds in our sources
     ids = ours.encode(text)
     assert ids == theirs(text, add_special_tokens=False)["input_ids"]
     if "▁" not in text:  # as in transformers, this one letter comes back as a space
