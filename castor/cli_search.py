@@ -71,7 +71,9 @@ def add_search_verbs(verb: Callable[..., Any]) -> None:
 def _index_options(parser: Any) -> None:
     parser.add_argument("folders", nargs="*", metavar="DIR", help="folders to bring in (default: all known ones)")
     parser.add_argument("--index", metavar="FOLDER", help="where the index lies (default: see above)")
-    parser.add_argument("--model", metavar="NAME", help="a model that makes vectors (default: the index's, or atom-vectors)")
+    parser.add_argument(
+        "--model", metavar="NAME", help="a model that makes vectors (default: the index's, or atom-vectors)"
+    )
     parser.add_argument("--dimensions", type=whole, metavar="N", help="of a new index: keep the first N numbers")
     parser.add_argument("--storage", help="of a new index: float32 (default), float16 or int8")
     parser.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="names or paths to leave out")

@@ -19,6 +19,13 @@ def normalise(text: str) -> str:
     A sign, decimal point or slash that belongs to a number stays ("-3.5", "1/2"); a hyphen between words
     becomes a space; other punctuation and symbols vanish.
     """
+    folded = _fold(text)
+    while folded != text:  # what vanishes may bring a sign and a number together: "0!-0" -> "0-0" -> "0 0"
+        text, folded = folded, _fold(folded)
+    return folded
+
+
+def _fold(text: str) -> str:
     text = unicodedata.normalize("NFKC", text).casefold()
     kept_at = {match.start() for match in _IN_NUMBER.finditer(text)}
     pieces = []
