@@ -64,3 +64,26 @@ def test_from_nothing_to_a_model_and_stage_by_stage_the_same(tmp_path: Path) -> 
     assert [path.name for path in plot_run(tmp_path / "whole")] == ["curves.png"]
     with pytest.raises(ValueError, match="begun with seed=0, not 1"):
         Run(dataclasses.replace(whole, seed=1), said.append)
+
+
+def test_a_run_goes_on_from_a_model_that_a_run_made(tmp_path: Path) -> None:
+    first = dataclasses.replace(TINY, out=str(tmp_path / "first"))
+    assert run_pipeline(first, str) is not None
+    start = str(tmp_path / "first" / "model")
+    longer = dataclasses.replace(TINY, out=str(tmp_path / "longer"), start=start, seed=1)
+    with pytest.raises(ValueError, match=r"codec\.levels is other than this run's"):
+        other = dataclasses.replace(longer.codec, levels=(4, 4, 4))
+        run_pipeline(dataclasses.replace(longer, out=str(tmp_path / "other"), codec=other), str)
+    assert run_pipeline(longer, str) is not None
+    run = Run(longer, str)
+    before, after = weights(tmp_path / "first"), run.decoder().state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before), "it begins with the model's weights"
+    trained = weights(tmp_path / "longer")
+    assert any(not torch.equal(before[name], trained[name]) for name in before), "and trains them further"
+    tokenizer = [(tmp_path / name / "tokenizer.model").read_bytes() for name in ("first", "longer")]
+    assert tokenizer[0] == tokenizer[1]
+    card = json.loads((tmp_path / "longer" / "model" / "castor.json").read_text())["card"]
+    assert card["start"]["recipe"]["seed"] == 0 and str(tmp_path) not in json.dumps(card)
+    with pytest.raises(ValueError, match="hidden_size|is other than this run's size"):
+        small = dataclasses.replace(longer, out=str(tmp_path / "small"), size="micro")
+        run_pipeline(small, str)

@@ -40,6 +40,7 @@ from castor.recipes.curriculum import SpannedMixture, mixture
 from castor.recipes.real import real_sources
 from castor.recipes.rendering import RenderExample, make_renderer
 from castor.recipes.settings import keep_settings
+from castor.recipes.start import start_card, started_decoder, take_start
 from castor.runtime import best_precision, can_compile, pick_device, prepare_cpu, threads
 from castor.tokens.pack import pack
 from castor.tokens.render import RenderConfig
@@ -55,6 +56,7 @@ from castor.train.workers import Workers
 
 SHARES = {"codec": 0.10, "pretrain": 0.62, "tune": 0.28}  # of the training time
 _TURN = SHARES["pretrain"] / (SHARES["pretrain"] + SHARES["tune"])
+BEGUN = 0.3  # where in the curriculum a run goes on from a model: after what leads
 STRETCHES = {"pretrain": (0.0, _TURN), "tune": (_TURN, 1.0)}  # of the learning rate's one schedule
 
 
@@ -66,6 +68,7 @@ class RunConfig:
     minutes: float = 60.0  # of training, all stages together; decides the steps unless they are given
     seed: int = 0
     size: str = "atom"
+    start: str = ""  # a model to go on from, by name or folder; empty: from nothing
     data: str = ""  # folder of real data; empty: the variable CASTOR_DATA, or Diorama alone
     examples: tuple[str, ...] = ()  # files of one's own examples, one JSON object a line
     examples_weight: float = 3.0  # of each such file, where a task of Diorama weighs about one
@@ -105,6 +108,8 @@ class RunConfig:
 def run_pipeline(config: RunConfig, say: Callable[[str], None] = print) -> Model | None:
     """Train all stages; gives the model, or None where Ctrl-C ended a stage early (saved, to be gone on with)."""
     with Run(config, say) as run:
+        if config.start:
+            take_start(config.start, run.folder, codec=config.codec, renderer=config.renderer)
         run.make_tokenizer()
         run.make_codec()
         for stage in ("pretrain", "tune"):
@@ -232,14 +237,17 @@ class Run:
         return IdSpace(num_text=tokenizer.vocab_size, num_codes=self.config.codec.num_codes)
 
     def decoder(self) -> Decoder:
-        """The decoder in training: fresh from the seed at first."""
+        """The decoder in training: at first the one to go on from, or fresh from the seed."""
         if self._decoder is None:
-            decoder = Decoder(self.model_config()).init_weights(self.config.seed)
-            first, levels = self.space().first_code, self.config.codec.levels
-            init_code_rows(decoder.output_weight_VD, first, levels, self.config.seed)
-            decoder = decoder.to(self.device)
+            decoder = (started_decoder(self.folder, self.model_config()) or self._fresh_decoder()).to(self.device)
             self._decoder = decoder.compile_layers() if self._compiles else decoder
         return self._decoder
+
+    def _fresh_decoder(self) -> Decoder:
+        decoder = Decoder(self.model_config()).init_weights(self.config.seed)
+        first, levels = self.space().first_code, self.config.codec.levels
+        init_code_rows(decoder.output_weight_VD, first, levels, self.config.seed)
+        return decoder
 
     @property
     def _compiles(self) -> bool:
@@ -265,7 +273,7 @@ class Run:
         return "bfloat16" if self.precision == "bfloat16" else "float32"
 
     def loader(self, stage: str, num_steps: int) -> Loader:
-        """Batches of one stage; pre-training spans the first half of the curriculum, tuning the second."""
+        """Batches of one stage; pre-training spans the first part of the curriculum, tuning the rest."""
         config = LoaderConfig(
             num_rows=self.config.num_rows // self.processes,
             row_tokens=self.config.row_tokens,
@@ -273,7 +281,8 @@ class Run:
             seed=self.config.seed * 2 + (stage == "tune"),
             num_workers=self.config.num_workers,
         )
-        span = (0.0, 0.6) if stage == "pretrain" else (0.6, 1.0)
+        begin = BEGUN if self.config.start else 0.0
+        span = (begin, 0.6) if stage == "pretrain" else (0.6, 1.0)
         render = RenderExample(str(self.folder), self.config.renderer)
         return Loader(config, SpannedMixture(self.mixture, *span), render, pack)
 
@@ -337,10 +346,10 @@ class Run:
         renderer = make_renderer(self.folder, self.config.renderer, codec)
         own = {path: Path(path).name for path in self.config.examples}  # no paths of this machine
         card = {
-            "recipe": to_dict(self.config) | {"out": "", "data": "", "examples": list(own.values())},
+            "recipe": to_dict(self.config) | {"out": "", "data": "", "start": "", "examples": list(own.values())},
             "plan": {key: value for key, value in self.plan.items() if key != "sources"},
             "sources": sorted(own.get(name, name) for name in self.mixture.sources),
-        }
+        } | start_card(self.folder)
         return Model(self.decoder(), renderer, codec, card=card)
 
 
