@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from study_lanes import Job, Lanes, results  # beside this file
 from study_row import MODALITIES
+from study_scaling import scaling_report
 from study_tables import WAYS, Rows, ablation_report, transfer_report
 
 from castor.checkpoint import save_json, write_atomically
@@ -50,6 +52,9 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
     "weights begin at twice the size": ("shape.init_scale=2",),
 }
 TURN = STRETCHES["pretrain"][1]
+SIZES = {128: 2, 192: 4, 320: 6}  # width: layers; 1.5, 4.3 and 12 million parameters
+STEP_COST = {128: 0.5, 192: 1.0, 320: 2.3}  # by time, for the progress and the order of rows
+LENGTHS = (1, 2, 4)  # times the steps
 
 
 class Study:
@@ -162,7 +167,20 @@ def transfer(study: Study) -> None:
     study.run(jobs, lambda rows: transfer_report(rows, shares))
 
 
-STUDIES: dict[str, Callable[[Study], None]] = {"ablate": ablate, "transfer": transfer}
+def scaling(study: Study) -> None:
+    """Every size for every length, the costliest first; a law through them all."""
+    steps = study.steps()
+    jobs = []
+    for (width, layers), times in itertools.product(SIZES.items(), LENGTHS):
+        shape = (f"shape.width={width}", f"shape.layers={layers}")
+        name = f"width {width}, {layers} layers, {times * steps} steps"
+        job = study.job("row", name, shape, times * steps)
+        jobs.append(dataclasses.replace(job, step_cost=STEP_COST[width]))
+    jobs.sort(key=lambda job: -job.cost)
+    study.run(jobs, lambda rows: scaling_report(rows, study.out))
+
+
+STUDIES: dict[str, Callable[[Study], None]] = {"ablate": ablate, "transfer": transfer, "scaling": scaling}
 
 
 def main() -> None:

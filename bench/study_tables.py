@@ -11,6 +11,8 @@ from study_row import MODALITIES  # beside this file
 Result = Mapping[str, Any]
 Rows = Sequence[tuple[str, Result]]
 
+LESS_ERROR = ("spoken_sentence",)  # of the scores: those that are errors
+SURE = 3.0  # times the spread of the recipe's seeds
 COLUMNS = (*(name for name in MODALITIES if name != "drawing"), "a code", "a drawing")
 
 
@@ -52,13 +54,15 @@ def task_losses(result: Result, base: Result) -> dict[str, float]:
     return found
 
 
-def compared(rows: Rows, same: Sequence[str], values: Callable[[Result], Mapping[str, float]], *, less: bool) -> str:
-    """Every row's values, those named `same` first as one row with their spread.
+def compared(
+    rows: Rows, same: Sequence[str], values: Callable[[Result], Mapping[str, float]], more: Sequence[str] = ()
+) -> str:
+    """Every row's values, those named `same` first as one row with their spread; of those in `more`, more is better.
 
-    Bold: better than it by more than twice that spread; an arrow: worse by as much. `less` is better, or more is.
+    Bold: better than it by more than SURE times that spread; an arrow, where it went: worse by as much.
     """
     base = [values(result) for name, result in rows if name in same]
-    heads = list(values(rows[0][1]))
+    heads = list(base[0])
     means = {key: statistics.mean(found[key] for found in base) for key in heads}
     spread = {key: statistics.stdev(found[key] for found in base) if len(base) > 1 else 0.0 for key in heads}
     lines = [[f"the recipe, {len(base)} seeds", *(f"{means[key]:.3f} ± {spread[key]:.3f}" for key in heads)]]
@@ -67,10 +71,10 @@ def compared(rows: Rows, same: Sequence[str], values: Callable[[Result], Mapping
             continue
         found, cells = values(result), []
         for key in heads:
-            gain = (means[key] - found[key]) * (1 if less else -1)
-            sure = len(base) > 1 and abs(gain) > 2 * spread[key]
-            text = f"{found[key]:.3f}"
-            cells.append(f"**{text}**" if sure and gain > 0 else f"{text} {'↑' if less else '↓'}" if sure else text)
+            change = found[key] - means[key]
+            is_sure, is_better = len(base) > 1 and abs(change) > SURE * spread[key], (change > 0) == (key in more)
+            marked = f"**{found[key]:.3f}**" if is_better else f"{found[key]:.3f} {'↑' if change > 0 else '↓'}"
+            cells.append(marked if is_sure else f"{found[key]:.3f}")
         lines.append([name, *cells])
     return table(["", *heads], lines)
 
@@ -94,16 +98,18 @@ def ablation_report(rows: Rows, same: Sequence[str]) -> str:
     base = bases[0]
     parts = [
         "Held-out loss in nats: a piece of text (the recipe's pieces), a picture code, a drawing. Bold: better than "
-        "the recipe by more than twice the spread of its seeds; ↑: worse by as much.\n",
-        compared(rows, same, lambda result: modality_losses(result, base), less=True),
+        f"the recipe by more than {SURE:.0f} times the spread of its seeds; an arrow: worse by as much.\n",
+        compared(rows, same, lambda result: modality_losses(result, base)),
     ]
     if base["scores"]:
         parts += [
-            "Scores on held-out examples (spoken_sentence: word error, less is better; the others: more).\n",
-            compared(rows, same, lambda result: result["scores"], less=False),
+            f"Scores on held-out examples ({', '.join(LESS_ERROR)}: an error, less is better; the others: more).\n",
+            compared(
+                rows, same, lambda result: result["scores"], [task for task in base["scores"] if task not in LESS_ERROR]
+            ),
         ]
     parts += ["By task, nats a piece (drawing, interleaved: a drawing).\n"]
-    parts += [compared(rows, same, lambda result: task_losses(result, base), less=True), "Effort.\n", effort(rows)]
+    parts += [compared(rows, same, lambda result: task_losses(result, base)), "Effort.\n", effort(rows)]
     return "\n".join(parts)
 
 

@@ -363,8 +363,11 @@ def _picture(source: Mixture, rng: random.Random) -> np.ndarray:
     Photographs are kept few: with a fifth of them, drawings lost 3 dB in the same time.
     """
     looked_at = [name for name in ("image_question", "concepts", "text_reading") if name in source.sources]
+    if not looked_at and "drawing" not in source.sources:
+        raise ValueError(f"the image codec learns from drawings and pictures, and {list(source.sources)} have none")
     while True:
-        name = "drawing" if rng.random() < 0.75 else looked_at[rng.randrange(len(looked_at))]
+        drawn = rng.random() < 0.75 and "drawing" in source.sources or not looked_at
+        name = "drawing" if drawn else looked_at[rng.randrange(len(looked_at))]
         example = source.sources[name].example(rng)
         for message in reversed(example.messages):
             for part in message.parts:
