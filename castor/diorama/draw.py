@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from castor.diorama.render import DRAWING_PX
 from castor.example import Example
 
 SPLITS = ("train", "val", "test")
@@ -40,6 +41,7 @@ class Draw:
     language: str = "en"
     seed: int = 0
     speech: bool = True  # False: makers leave the speech synthesiser alone
+    drawing_px: int = DRAWING_PX  # side of a drawing
 
     @property
     def is_train(self) -> bool:
@@ -71,11 +73,26 @@ Maker = Callable[[Draw], Example]
 
 
 def draw_for(
-    seed: int, split: str, task: str, index: int, languages: Sequence[str] = LANGUAGES, speech: bool = True
+    seed: int,
+    split: str,
+    task: str,
+    index: int,
+    languages: Sequence[str] = LANGUAGES,
+    speech: bool = True,
+    drawing_px: int = DRAWING_PX,
 ) -> Draw:
     """The draw of one example; half of all examples are English where English is among the languages."""
     rng = random.Random(f"{seed}/{split}/{task}/{index}")
     language = languages[rng.randrange(len(languages))]
     if "en" in languages and rng.random() < 0.4:
         language = "en"
-    return Draw(rng=rng, split=split, task=task, index=index, language=language, seed=seed, speech=speech)
+    return Draw(
+        rng=rng,
+        split=split,
+        task=task,
+        index=index,
+        language=language,
+        seed=seed,
+        speech=speech,
+        drawing_px=drawing_px,
+    )

@@ -34,13 +34,13 @@ LAYOUT = {
 }
 
 
-def drawing_of(scene: Scene) -> Image:
-    """The 72 x 72 drawing of a scene on white, each thing exactly in the middle of its place.
+def drawing_of(scene: Scene, side_px: int = DRAWING_PX) -> Image:
+    """The square drawing of a scene on white, each thing exactly in the middle of its place.
 
     A request leaves open where in its place a thing stands. Left to chance, even half a pixel gives every edge other
     picture codes, and the wording is learned far later than the strokes.
     """
-    return Image.from_pixels(render(dataclasses.replace(scene, ground="white"), DRAWING_PX), name="drawing")
+    return Image.from_pixels(render(dataclasses.replace(scene, ground="white"), side_px), name="drawing")
 
 
 def _kinds(draw: Draw, num_things: int) -> list[Thing]:
@@ -86,7 +86,7 @@ def drawing(draw: Draw) -> Example:
         request = say(rng, language, "draw_places", what=what)
     drawn = Scene(settle(rng, layout, jitter=0.0, vary=0.0))
     return Example(
-        messages=(Message.user(request), Message.model(drawing_of(drawn))),
+        messages=(Message.user(request), Message.model(drawing_of(drawn, draw.drawing_px))),
         task=draw.task,
         language=language,
         tags=(form, *((UNSEEN_TAG,) if any(kind.is_unseen for kind in kinds) else ())),
@@ -142,7 +142,8 @@ def interleaved(draw: Draw) -> Example:
         "colour": ADJECTIVES[language][after.colour][0],
     }
     request = say(rng, language, f"resize_{after.size}" if kind == "resize" else kind, **fields)
-    answer: list[Image | str] = [drawing_of(Scene(settle(rng, list(wanted.things), jitter=0.0, vary=0.0)))]
+    drawn = Scene(settle(rng, list(wanted.things), jitter=0.0, vary=0.0))
+    answer: list[Image | str] = [drawing_of(drawn, draw.drawing_px)]
     if kind == "tell_and_recolour":
         answer = [caption(language, shown.things), *answer, say(rng, language, "now", **fields)]
     picture = picture_of(Scene(in_reading_order(shown.things), shown.ground))

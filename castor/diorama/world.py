@@ -10,6 +10,7 @@ import pkgutil
 from functools import cache
 
 from castor.diorama.draw import LANGUAGES, SPLITS, Maker, draw_for
+from castor.diorama.render import DRAWING_PX
 from castor.example import Example
 
 
@@ -37,10 +38,13 @@ class World:
     split: str = "train"
     languages: tuple[str, ...] = LANGUAGES
     speech: bool = True
+    drawing_px: int = DRAWING_PX  # side of a drawing, a multiple of 3 so that its places are alike
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise ValueError(f"split must be one of {SPLITS}, got {self.split!r}")
+        if not 24 <= self.drawing_px <= 256 or self.drawing_px % 3:
+            raise ValueError(f"drawing_px={self.drawing_px} must be a multiple of 3 from 24 to 255")
         unknown = [language for language in self.languages if language not in LANGUAGES]
         if unknown or not self.languages:
             raise ValueError(f"languages must be some of {LANGUAGES}, got {self.languages!r}")
@@ -54,5 +58,5 @@ class World:
         """Example number `index` of a task; an unknown task name raises ValueError."""
         if task not in all_tasks():
             raise ValueError(f"no task {task!r}; there are {', '.join(all_tasks())}")
-        draw = draw_for(self.seed, self.split, task, index, self.languages, self.speech)
+        draw = draw_for(self.seed, self.split, task, index, self.languages, self.speech, self.drawing_px)
         return all_tasks()[task](draw)

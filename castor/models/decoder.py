@@ -288,8 +288,8 @@ class Decoder(nn.Module):
         return KVCache(self.config, batch_size, max_tokens, self.device, self.dtype)
 
     @torch.no_grad()
-    def init_weights(self, seed: int = 0) -> Decoder:
-        """Draw weights to train from; gives self.
+    def init_weights(self, seed: int = 0, scale: float = 1.0) -> Decoder:
+        """Draw weights to train from, all matrices and tables `scale` times what follows; gives self.
 
         Every projection keeps the size of its input (std = fan-in ** -0.5), so that at the start the stream,
         the gates and the logits have size about 1. The norms of queries and keys start at head_dim ** -0.25
@@ -326,4 +326,7 @@ class Decoder(nn.Module):
                 module.embed_tokens_per_layer.weight.normal_(0.0, module.width**-0.5, generator=generator)
             elif isinstance(module, VisionTower | AudioTower):
                 module.reset_parameters(generator)
+        for parameter in self.parameters() if scale != 1.0 else ():
+            if parameter.ndim > 1:
+                parameter.mul_(scale)
         return self

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from castor.content import Message, Text
 from castor.data.mixture import Drawable, Mixture, Weight
+from castor.diorama.render import DRAWING_PX
 from castor.diorama.speech import speech_available
 from castor.diorama.spoken import NEEDS_SPEECH
 from castor.diorama.world import World
@@ -43,6 +45,15 @@ WORLD_WEIGHTS: dict[str, list[tuple[float, float]]] = {
 BROAD = ("dialogue", "video_caption", "reasoning", "interleaved")  # what the other tasks lead up to
 
 
+@dataclass(frozen=True, kw_only=True)
+class CourseConfig:
+    """What is learned, and in which order; by default everything as the weights here say."""
+
+    order: Literal["staged", "level", "uniform"] = "staged"  # "level": as many of each, in no order; or equally many
+    sources: tuple[str, ...] = ()  # names of tasks and real sets, nothing else is learned; empty: all there are
+    drawing_px: int = DRAWING_PX  # side of Diorama's drawings
+
+
 @dataclass(frozen=True)
 class WorldSource:
     """Endless training examples of one Diorama task."""
@@ -63,23 +74,50 @@ def words_first(example: Example) -> Example:
     return dataclasses.replace(example, messages=(Message(first.role, tuple(parts)), *example.messages[1:]))
 
 
-def world_sources(seed: int) -> dict[str, Drawable]:
+def world_sources(seed: int, drawing_px: int = DRAWING_PX) -> dict[str, Drawable]:
     """One source for each Diorama task that can run here; without a synthesiser, none that needs speech."""
     speech = speech_available()
-    world = World(seed=seed, split="train", speech=speech)
+    world = World(seed=seed, split="train", speech=speech, drawing_px=drawing_px)
     present = [name for name in WORLD_WEIGHTS if name in world.tasks and (speech or name not in NEEDS_SPEECH)]
     return {name: WorldSource(world, name) for name in present}
 
 
-def mixture(seed: int, real: Mapping[str, tuple[Drawable, Weight]] | None = None, breadth: float = 1.0) -> Mixture:
-    """Diorama with, beside it, the real sources and their weights; `breadth` multiplies those of `BROAD`."""
-    sources: dict[str, Drawable] = world_sources(seed)
+def mixture(
+    seed: int,
+    real: Mapping[str, tuple[Drawable, Weight]] | None = None,
+    breadth: float = 1.0,
+    course: CourseConfig | None = None,
+) -> Mixture:
+    """Diorama with, beside it, the real sources and their weights; `breadth` multiplies those of `BROAD`.
+
+    ValueError for a source of the course that is not there. Its order "level" is made of the result by `level`.
+    """
+    course = course or CourseConfig()
+    sources: dict[str, Drawable] = world_sources(seed, course.drawing_px)
     weights: dict[str, Weight] = {name: WORLD_WEIGHTS[name] for name in sources}
     for name in BROAD:
         weights[name] = [(at, breadth * weight) for at, weight in WORLD_WEIGHTS[name]]
     for name, (source, weight) in (real or {}).items():
         sources[name], weights[name] = source, weight
-    return Mixture(sources, weights)
+    if absent := [name for name in course.sources if name not in sources]:
+        raise ValueError(f"course.sources={absent[0]!r} is not here; there are: {', '.join(sources)}")
+    chosen = [name for name in sources if not course.sources or name in course.sources]
+    uniform = course.order == "uniform"
+    return Mixture({name: sources[name] for name in chosen}, {n: 1.0 if uniform else weights[n] for n in chosen})
+
+
+def level(whole: Mixture, stretches: Sequence[tuple[float, float, float]], num_points: int = 200) -> Mixture:
+    """The same sources in no order: each at the mean of its share over the stretches.
+
+    A stretch is its share of the steps, and the progress from which and to which it goes.
+    """
+    means = dict.fromkeys(whole.sources, 0.0)
+    for share, start, end in stretches:
+        for point in range(num_points):
+            at = start + (end - start) * (point + 0.5) / num_points
+            for name, value in whole.shares(at).items():
+                means[name] += share * value / num_points
+    return Mixture(whole.sources, means)
 
 
 class SpannedMixture(Mixture):

@@ -35,16 +35,16 @@ from castor.models.codec import CodecConfig, ImageCodec
 from castor.models.config import ModelConfig
 from castor.models.decoder import Decoder
 from castor.models.sizes import SIZES
-from castor.nn.quantizer import init_code_rows
-from castor.recipes.curriculum import SpannedMixture, mixture
+from castor.recipes.curriculum import CourseConfig, SpannedMixture, level, mixture
 from castor.recipes.real import real_sources
 from castor.recipes.rendering import RenderExample, make_renderer
 from castor.recipes.settings import keep_settings
+from castor.recipes.shape import ShapeConfig, fresh_decoder, model_config
 from castor.recipes.start import start_card, started_decoder, take_start
 from castor.runtime import best_precision, can_compile, pick_device, prepare_cpu, threads
 from castor.tokens.pack import pack
 from castor.tokens.render import RenderConfig
-from castor.tokens.space import CONFIG_IDS, IdSpace
+from castor.tokens.space import IdSpace
 from castor.tokens.text import Tokenizer, train_tokenizer
 from castor.train.calibrate import seconds_per_step
 from castor.train.codec import train_codec
@@ -58,6 +58,7 @@ SHARES = {"codec": 0.10, "pretrain": 0.62, "tune": 0.28}  # of the training time
 _TURN = SHARES["pretrain"] / (SHARES["pretrain"] + SHARES["tune"])
 BEGUN = 0.3  # where in the curriculum a run goes on from a model: after what leads
 STRETCHES = {"pretrain": (0.0, _TURN), "tune": (_TURN, 1.0)}  # of the learning rate's one schedule
+SPANS = {"pretrain": (0.0, 0.6), "tune": (0.6, 1.0)}  # of the curriculum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,11 @@ class RunConfig:
     processes: int = 0  # that share a step's rows; 0: on a CPU as many as its cores, up to 4, and on a GPU one
     compile: bool = True
     save_every_s: float = 120.0
+    warmup: float = 0.02  # share of all steps in which the rate rises
+    decay: float = 0.85  # share of all steps, the last ones, in which it falls
     optim: OptimConfig = field(default_factory=OptimConfig)
+    shape: ShapeConfig = field(default_factory=ShapeConfig)
+    course: CourseConfig = field(default_factory=CourseConfig)
     codec: CodecConfig = field(default_factory=CodecConfig)
     renderer: RenderConfig = field(default_factory=RenderConfig)
 
@@ -101,6 +106,9 @@ class RunConfig:
         for name in ("codec_steps", "pretrain_steps", "tune_steps", "num_workers", "processes"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        for name in ("warmup", "decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be a share of the steps, 0 to 1")
         if self.processes and self.num_rows % self.processes:
             raise ValueError(f"num_rows={self.num_rows} cannot be shared evenly by processes={self.processes}")
 
@@ -132,7 +140,9 @@ class Run:
         real, told = real_sources(config.data, config.breadth)
         say(told)
         own = {path: (Lines(path), config.examples_weight) for path in config.examples}
-        self.mixture = mixture(config.seed, real | own, config.breadth)
+        self.mixture = mixture(config.seed, real | own, config.breadth, config.course)
+        if config.course.order == "level":
+            self.mixture = level(self.mixture, [(b - a, *SPANS[name]) for name, (a, b) in STRETCHES.items()])
         self.folder.mkdir(parents=True, exist_ok=True)  # from here on the folder is bound to these settings
         keep_settings(self.folder, config)
         self.plan_path = self.folder / "plan.json"
@@ -217,19 +227,8 @@ class Run:
         line.close(f"{last['psnr_db']:.1f} dB after {steps} steps")
 
     def model_config(self) -> ModelConfig:
-        """The size's config with this run's vocabulary and media."""
-        config, renderer, space = SIZES[self.config.size], self.config.renderer, self.space()
-        assert config.vision is not None and config.audio is not None, "every size sees and hears"
-        vision = dataclasses.replace(
-            config.vision, patch_size=renderer.patch_size, pooling_kernel_size=renderer.pooling
-        )
-        return dataclasses.replace(
-            config,
-            text=dataclasses.replace(config.text, vocab_size=space.vocab_size),
-            vision=vision,
-            audio=dataclasses.replace(config.audio, audio_embed_dim=renderer.frame_dim),
-            **{name: space.special(token) for name, token in CONFIG_IDS.items()},
-        )
+        """The size's config with this run's vocabulary, media and shape."""
+        return model_config(self.config.size, self.config.shape, self.space(), self.config.renderer)
 
     def space(self) -> IdSpace:
         """The id space of this run's tokenizer and codec."""
@@ -244,10 +243,8 @@ class Run:
         return self._decoder
 
     def _fresh_decoder(self) -> Decoder:
-        decoder = Decoder(self.model_config()).init_weights(self.config.seed)
-        first, levels = self.space().first_code, self.config.codec.levels
-        init_code_rows(decoder.output_weight_VD, first, levels, self.config.seed)
-        return decoder
+        first, seed = self.space().first_code, self.config.seed
+        return fresh_decoder(self.model_config(), self.config.shape, self.config.codec, first, seed)
 
     @property
     def _compiles(self) -> bool:
@@ -281,8 +278,8 @@ class Run:
             seed=self.config.seed * 2 + (stage == "tune"),
             num_workers=self.config.num_workers,
         )
-        begin = BEGUN if self.config.start else 0.0
-        span = (begin, 0.6) if stage == "pretrain" else (0.6, 1.0)
+        begin, end = SPANS[stage]
+        span = (max(begin, BEGUN) if self.config.start else begin, end)
         render = RenderExample(str(self.folder), self.config.renderer)
         return Loader(config, SpannedMixture(self.mixture, *span), render, pack)
 
@@ -310,8 +307,8 @@ class Run:
         return FitConfig(
             num_steps=steps,
             optim=self.config.optim,
-            warmup=0.02,
-            decay=0.85,
+            warmup=self.config.warmup,
+            decay=self.config.decay,
             stretch=STRETCHES[stage],
             precision=self._train_precision,
             save_every_s=self.config.save_every_s,
@@ -375,8 +372,11 @@ def _picture(source: Mixture, rng: random.Random) -> np.ndarray:
     Photographs are kept few: with a fifth of them, drawings lost 3 dB in the same time.
     """
     looked_at = [name for name in ("image_question", "concepts", "text_reading") if name in source.sources]
+    if not looked_at and "drawing" not in source.sources:
+        raise ValueError(f"the image codec learns from drawings and pictures, and {list(source.sources)} have none")
     while True:
-        name = "drawing" if rng.random() < 0.75 else looked_at[rng.randrange(len(looked_at))]
+        drawn = rng.random() < 0.75 and "drawing" in source.sources or not looked_at
+        name = "drawing" if drawn else looked_at[rng.randrange(len(looked_at))]
         example = source.sources[name].example(rng)
         for message in reversed(example.messages):
             for part in message.parts:
