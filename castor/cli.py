@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from castor.cli_lowbit import add_lowbit_verbs
 from castor.cli_options import (
+    cache_option,
     demo_options,
     eval_options,
     generate_options,
@@ -156,6 +157,7 @@ def build_parser() -> argparse.ArgumentParser:
     generate_options(verb("generate", run_generate, "answer one prompt", GENERATE, usage=_GENERATE_USAGE))
     chat = verb("chat", run_chat, "talk with the model; /help inside lists what you can show it")
     model_option(chat)
+    cache_option(chat)
     sampling_options(chat)
     train = verb("train", run_train, "run a training recipe; without a name, list them", TRAIN)
     train.add_argument("recipe", nargs="?", metavar="RECIPE", help="name of a recipe")
@@ -202,7 +204,7 @@ def _load(arguments: Any) -> "Model":
 
     if sys.stderr.isatty():
         print(f"\033[2mloading {arguments.model} …\033[0m", end="\r", file=sys.stderr, flush=True)
-    model = castor.load(arguments.model, adapter=arguments.adapter, quantize=arguments.quantize)
+    model = castor.load(arguments.model, adapter=arguments.adapter, quantize=arguments.quantize, cache=arguments.cache)
     if sys.stderr.isatty():
         print("\033[K", end="", file=sys.stderr, flush=True)
     return model

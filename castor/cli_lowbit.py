@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from castor.cli_options import whole
+from castor.cli_options import cache_option, whole
 
 QUANTIZE = """\
 Writes a model whose matrices have 4 or 8 bits; it loads as any other, and is never whole in memory again.
@@ -48,7 +48,7 @@ def _bench_options(parser: Any) -> None:
     parser.add_argument("--model", default="atom", metavar="NAME", help="atom, a folder, or a pulled model")
     parser.add_argument("--shape", metavar="SIZE", help="random weights instead: 1.8b, or a size such as micro")
     parser.add_argument("--quantize", choices=("int4", "int8"), help="keep weights in so many bits")
-    parser.add_argument("--cache", choices=("int8",), help="keep keys and values in 8 bits")
+    cache_option(parser)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), help="default: bfloat16 where it is fast")
     parser.add_argument("--batches", default="1,4,16", help="requests at once, comma-separated (default: 1,4,16)")
     parser.add_argument("--contexts", default="128,512", help="tokens of prompts (default: 128,512)")

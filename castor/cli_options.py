@@ -30,6 +30,11 @@ def quantize_option(parser: Any) -> None:
     )
 
 
+def cache_option(parser: Any) -> None:
+    """In how many bits keys and values are kept."""
+    parser.add_argument("--cache", choices=("int8",), help="keep keys and values in 8 bits (default: as is computed)")
+
+
 def sampling_options(parser: Any) -> None:
     """How an answer is drawn."""
     parser.add_argument("--max-tokens", type=int, default=256, help="longest answer, in tokens (default: 256)")
@@ -46,6 +51,7 @@ def demo_options(parser: Any) -> None:
     parser.add_argument("--draw", action="append", default=[], metavar="WORDS", help="words to draw; may be repeated")
     parser.add_argument("--out", default="castor-demo.html", metavar="FILE", help="default: castor-demo.html")
     model_option(parser)
+    cache_option(parser)
 
 
 def prompt_options(parser: Any) -> None:
@@ -66,6 +72,7 @@ def generate_options(parser: Any) -> None:
     prompt_options(parser)
     parser.add_argument("--out", metavar="FILE", help="where a drawn picture goes (default: drawing.png, a free name)")
     model_option(parser)
+    cache_option(parser)
     sampling_options(parser)
 
 
@@ -92,6 +99,7 @@ def eval_options(parser: Any) -> None:
     parser.add_argument("--slices", action="store_true", help="show each language and each unseen slice, too")
     parser.add_argument("--records", metavar="FILE", help="also write every answer, as JSON lines")
     model_option(parser)
+    cache_option(parser)
 
 
 def whole(text: str) -> int:

@@ -76,7 +76,18 @@ def test_a_process_from_start_to_end(
     tiny_config: ModelConfig, renderer: Renderer, codec: ImageCodec, tmp_path: Path
 ) -> None:
     new_model(tiny_config, renderer, codec).save(tmp_path / "little")
-    command = [sys.executable, "-m", "castor.cli", "serve", "--model", str(tmp_path / "little"), "--port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "castor.cli",
+        "serve",
+        "--model",
+        str(tmp_path / "little"),
+        "--port",
+        "0",
+        "--cache",
+        "int8",
+    ]
     environment = {**os.environ, "CASTOR_API_KEY": "secret", "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         lines: list[str] = []

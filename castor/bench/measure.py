@@ -33,7 +33,7 @@ class Point:
     matrix_share: float  # of what matrix units do, while prompts are read
 
 
-class _Unending(Engine):
+class Unending(Engine):
     """Answers that go on until they are long enough."""
 
     def _choose(self, request: Request, logits_V: torch.Tensor) -> Said:
@@ -88,7 +88,7 @@ def _round(model: Model, batch: int, context: int, tokens: int, cache_type: str)
         reuse_prefixes=False,
         cache_type=cache_type,
     )
-    engine = _Unending(model, config)
+    engine = Unending(model, config)
     sampling = SamplingConfig(max_tokens=tokens + 1, may_draw=False)
     requests = [engine.submit_tokens(random_prompt(model, context, seed), sampling) for seed in range(batch)]
     start_s = time.perf_counter()

@@ -81,6 +81,11 @@ class _Pieces:
         return [names[i] for i in ids]
 
 
+def pieces() -> Any:
+    """What a GGUF file has in place of a tokenizer."""
+    return _Pieces(specials={"<pad>": 0, "<eos>": 1, "<bos>": 2, "<unk>": 3})
+
+
 def llama_points(
     config: ModelConfig,
     quantize: str | None,
@@ -101,8 +106,7 @@ def llama_points(
     with tempfile.TemporaryDirectory() as temporary:
         whole, file = Path(temporary) / "whole.gguf", Path(temporary) / f"{kind}.gguf"
         model = random_model(text_shape(config), None, torch.bfloat16, "cpu")
-        pieces: Any = _Pieces(specials={"<pad>": 0, "<eos>": 1, "<bos>": 2, "<unk>": 3})
-        write_gguf(whole, model.decoder, pieces)
+        write_gguf(whole, model.decoder, pieces())
         del model
         if quantize is None:
             file = whole

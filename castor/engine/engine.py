@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 
 MEDIA_TOKENS = 4096  # of pictures and clips, remembered as they enter the layers
+CACHE_TYPES = ("model", "int8")  # of keys and values: as the layers compute, or half of bfloat16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,16 +45,22 @@ class EngineConfig:
     max_waiting: int = 256  # requests that wait; more are refused
     block_tokens: int = 16  # tokens in a block of the cache
     reuse_prefixes: bool = True  # find beginnings of prompts that are already computed
-    cache_type: str = "model"  # of keys and values: as the layers compute, or "int8", half of bfloat16
+    cache_type: str | None = None  # of keys and values: "model" as the layers compute, "int8"; None: as the model says
 
     def __post_init__(self) -> None:
         for name in ("max_rows", "max_waiting", "block_tokens", "cache_tokens"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
-        if self.cache_type not in ("model", "int8"):
-            raise ValueError(f"cache_type={self.cache_type!r} is neither 'model' nor 'int8'")
+        if self.cache_type is not None:
+            check_cache_type(self.cache_type)
         if self.token_budget <= self.max_rows:
             raise ValueError(f"token_budget={self.token_budget} must be more than max_rows={self.max_rows}")
+
+
+def check_cache_type(name: str) -> None:
+    """ValueError unless keys and values can be kept so."""
+    if name not in CACHE_TYPES:
+        raise ValueError(f"cache_type={name!r} is neither 'model' nor 'int8'")
 
 
 class QueueFull(RuntimeError):
@@ -70,20 +77,17 @@ class Engine:
         self.model, self.config, self._clock = model, config or EngineConfig(), clock
         decoder, renderer, config = model.decoder, model.renderer, self.config
         self.answers = not decoder.config.text.sees_both_ways
+        is_int8 = (config.cache_type or model.cache_type) == "int8"
         blocks = new_blocks(
             decoder,
             config.cache_tokens if self.answers else 1,
             max_rows=config.max_rows,
             block_tokens=config.block_tokens,
             token_budget=config.token_budget,
-            is_int8=config.cache_type == "int8",
+            is_int8=is_int8,
         )
-        self.forward = Forward(
-            decoder,
-            blocks,
-            media_tokens=MEDIA_TOKENS if config.reuse_prefixes else 0,
-            is_int8=config.cache_type == "int8",
-        )
+        media_tokens = MEDIA_TOKENS if config.reuse_prefixes else 0
+        self.forward = Forward(decoder, blocks, media_tokens=media_tokens, is_int8=is_int8)
         self.scheduler = Scheduler(
             blocks,
             max_rows=config.max_rows,

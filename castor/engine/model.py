@@ -14,7 +14,7 @@ from castor.checkpoint import load_json, save_json, write_atomically
 from castor.config import from_dict, to_dict
 from castor.content import Message, Part
 from castor.engine.embed import embed_sequences
-from castor.engine.engine import Engine, EngineConfig
+from castor.engine.engine import CACHE_TYPES, Engine, EngineConfig, check_cache_type
 from castor.engine.published import draws, load_published, save_published
 from castor.engine.request import Request
 from castor.engine.sample import SamplingConfig
@@ -49,17 +49,29 @@ def load(
     precision: str = "float32",
     adapter: str | Path | None = None,
     quantize: str | None = None,
+    cache: str | None = None,
 ) -> Model:
     """The model in a folder, the shipped one of that name ("atom"), or one that `castor pull NAME` fetched.
 
     A folder is one of ours, with castor.json, or a published checkpoint in Hugging Face's layout. `precision` is the
     type the weights compute in: "float32" or "bfloat16". `adapter` is a folder in PEFT's layout, whose adapter is put
     into the weights. `quantize` "int4" or "int8" keeps the matrices in so many bits from then on; a folder that
-    `castor quantize` wrote says so itself. Raises ValueError naming what is missing.
+    `castor quantize` wrote says so itself. `cache` "int8" keeps the keys and values of what was read and said in 8
+    bits. Raises ValueError naming what is missing.
     """
+    cache = cache or CACHE_TYPES[0]
+    check_cache_type(cache)
     folder, device = find_folder(name), pick_device(device)
     if adapter is None:
-        return Model.load(folder, device=device, precision=precision, quantize=quantize)
+        model = Model.load(folder, device=device, precision=precision, quantize=quantize)
+    else:
+        model = _adapted(folder, adapter, device, precision, quantize)
+    model.cache_type = cache
+    return model
+
+
+def _adapted(folder: Path, adapter: str | Path, device: str, precision: str, quantize: str | None) -> Model:
+    """The model with an adapter put into its weights; ValueError where these are packed."""
     model = Model.load(folder, device=device, precision=precision)
     if packing_of(model.decoder) is not None:
         raise ValueError(f"{folder}: an adapter is put into whole weights; these are packed")
@@ -100,6 +112,7 @@ class Model:
     ) -> None:
         self.decoder, self.renderer, self.codec = decoder.eval(), renderer, codec
         self.card = card or {}
+        self.cache_type = CACHE_TYPES[0]  # of keys and values, unless an engine's config says
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -81,13 +81,13 @@ class Offer:
         return cls(names=names, load=lambda: model, facts=Facts.of_model(model), stays=True, at_once=True)
 
     @classmethod
-    def of_name(
-        cls, model: str, names: tuple[str, ...], adapter: str | None = None, quantize: str | None = None
-    ) -> Offer:
-        """One that `castor.load` finds; ValueError where there is no such model. Its weights are not read yet."""
+    def of_name(cls, model: str, names: tuple[str, ...], **options: str | None) -> Offer:
+        """One that `castor.load` finds and loads with these options, when it is wanted.
+
+        ValueError where there is no such model.
+        """
         folder = find_folder(model)
-        read = partial(load, folder, adapter=adapter, quantize=quantize)
-        return cls(names=names, load=read, facts=Facts.of_folder(folder))
+        return cls(names=names, load=partial(load, folder, **options), facts=Facts.of_folder(folder))
 
 
 class Models:
