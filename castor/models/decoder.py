@@ -20,6 +20,7 @@ from castor.models.embedders import MediaProjection, PatchEmbedder
 from castor.models.spans import clip_numbers
 from castor.models.stems import ConvFrameEmbedder, ConvPatchEmbedder
 from castor.models.text_config import FULL, SLIDING, TextConfig
+from castor.models.vector_adapters import VectorAdapters, hidden_for_vectors
 from castor.models.vision_tower import VisionTower, VisionTowerConfig
 from castor.nn.attention import Attention, KeysValues, LayerContext, TokenPlaces, attention_mask
 from castor.nn.block import Block, FeedForward
@@ -43,11 +44,13 @@ class LanguageModel(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, dim)
         self.layers = nn.ModuleList(_block(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = RMSNorm(dim, eps)
-        self.ple, self.embedding_projection = None, None
+        self.ple, self.embedding_projection, self.vector_adapters = None, None, None
         if width:
             self.ple = PerLayerInputs(dim, config.num_hidden_layers, width, config.vocab_size_per_layer_input, eps)
         if config.embedding_dim is not None:
             self.embedding_projection = nn.Linear(dim, config.embedding_dim, bias=False)
+        if config.embedding_rank is not None:
+            self.vector_adapters = VectorAdapters(self.layers, config.embedding_rank)
 
 
 def _block(config: TextConfig, layer: int) -> Block:
@@ -125,7 +128,12 @@ class Decoder(nn.Module):
         The mean of its tokens' vectors, all of which see both ways. Documents come row by row, and in a row by their
         number. ValueError where the model has no head for it.
         """
-        mean_YE = mean_by_document(self.project_vectors(self.hidden(batch, bidirectional=True)), batch.doc_BT)
+        model = self.language_model
+        if model.vector_adapters is None:
+            hidden_BTD = self.hidden(batch, bidirectional=True)
+        else:
+            hidden_BTD = hidden_for_vectors(self, model.layers, model.vector_adapters, batch)
+        mean_YE = mean_by_document(self.project_vectors(hidden_BTD), batch.doc_BT)
         return F.normalize(mean_YE, dim=-1) if unit else mean_YE
 
     def project_vectors(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
@@ -324,6 +332,6 @@ class Decoder(nn.Module):
             elif isinstance(module, PerLayerInputs) and module.embed_tokens_per_layer is not None:
                 # A row is cut into one vector a layer, each of which is scaled up on its own.
                 module.embed_tokens_per_layer.weight.normal_(0.0, module.width**-0.5, generator=generator)
-            elif isinstance(module, VisionTower | AudioTower):
+            elif isinstance(module, VisionTower | AudioTower | VectorAdapters):
                 module.reset_parameters(generator)
         return self

@@ -1,0 +1,65 @@
+"""Low-rank changes of a decoder's matrices that hold only while it makes vectors (Hu et al. 2021, LoRA).
+
+One checkpoint then writes exactly as the model that it came from, and embeds with weights of its own kind: every matrix
+W of the layers acts as W + SCALE * B A where vectors are made, and as W where it writes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from castor.tokens.batch import Batch
+
+SCALE = 2.0  # of B A, as alpha is twice the rank elsewhere
+
+
+class VectorAdapters(nn.Module):
+    """A [rank, D] and B [F, rank] for every matrix [F, D] of the layers; zeros until they are drawn or loaded."""
+
+    def __init__(self, layers: nn.Module, rank: int) -> None:
+        super().__init__()
+        matrices = {name: each for name, each in layers.named_modules() if isinstance(each, nn.Linear)}
+        self.names = tuple(matrices)
+        shapes = [each.weight.shape for each in matrices.values()]
+        self.lora_A = nn.ParameterList(torch.zeros(rank, shape[1]) for shape in shapes)
+        self.lora_B = nn.ParameterList(torch.zeros(shape[0], rank) for shape in shapes)
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """A uniform as PyTorch draws a linear layer's weights, B zero: nothing is changed at first."""
+        for down, up in zip(self.lora_A, self.lora_B, strict=True):
+            bound = down.shape[1] ** -0.5
+            down.copy_(torch.empty(down.shape).uniform_(-bound, bound, generator=generator))
+            up.zero_()
+
+    def changed(self, layers: nn.Module) -> dict[str, torch.Tensor]:
+        """The matrices as they act where vectors are made, by name; ValueError where these are packed."""
+        found = {}
+        with torch.autocast(self.lora_A[0].device.type, enabled=False):
+            for name, down, up in zip(self.names, self.lora_A, self.lora_B, strict=True):
+                layer = layers.get_submodule(name)
+                if not isinstance(layer, nn.Linear):
+                    raise ValueError("this model's vectors need whole weights beside its adapters; these are packed")
+                change_FD = SCALE * (up.float() @ down.float())
+                found[f"{name}.weight"] = (layer.weight.float() + change_FD).to(layer.weight.dtype)
+        return found
+
+
+class _SeesBothWays(nn.Module):
+    """A decoder's hidden vectors as a module's forward, which is what parameters can be put in the place of."""
+
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        return self.decoder.hidden(batch, bidirectional=True)
+
+
+def hidden_for_vectors(decoder: nn.Module, layers: nn.Module, adapters: VectorAdapters, batch: Batch) -> torch.Tensor:
+    """`decoder.hidden` of a batch, seen both ways, with the changed matrices: [B, T, D]."""
+    prefix = "decoder.language_model.layers."
+    matrices = {prefix + name: matrix for name, matrix in adapters.changed(layers).items()}
+    return functional_call(_SeesBothWays(decoder), matrices, (batch,), tie_weights=False)
