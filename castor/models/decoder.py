@@ -20,7 +20,7 @@ from castor.models.embedders import MediaProjection, PatchEmbedder
 from castor.models.spans import clip_numbers
 from castor.models.stems import ConvFrameEmbedder, ConvPatchEmbedder
 from castor.models.text_config import FULL, SLIDING, TextConfig
-from castor.models.vector_adapters import VectorAdapters, hidden_for_vectors
+from castor.models.vector_adapters import VectorAdapters, hidden_with
 from castor.models.vision_tower import VisionTower, VisionTowerConfig
 from castor.nn.attention import Attention, KeysValues, LayerContext, TokenPlaces, attention_mask
 from castor.nn.block import Block, FeedForward
@@ -132,7 +132,7 @@ class Decoder(nn.Module):
         if model.vector_adapters is None:
             hidden_BTD = self.hidden(batch, bidirectional=True)
         else:
-            hidden_BTD = hidden_for_vectors(self, model.layers, model.vector_adapters, batch)
+            hidden_BTD = hidden_with(model.vector_adapters.changed(model.layers), self, self.hidden, batch)
         mean_YE = mean_by_document(self.project_vectors(hidden_BTD), batch.doc_BT)
         return F.normalize(mean_YE, dim=-1) if unit else mean_YE
 

@@ -6,6 +6,8 @@ W of the layers acts as W + SCALE * B A where vectors are made, and as W where i
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import torch
 from torch import nn
 from torch.func import functional_call
@@ -48,18 +50,19 @@ class VectorAdapters(nn.Module):
 
 
 class _SeesBothWays(nn.Module):
-    """A decoder's hidden vectors as a module's forward, which is what parameters can be put in the place of."""
+    """A decoder's hidden vectors as a module's forward, which is where other matrices can be put in place."""
 
-    def __init__(self, decoder: nn.Module) -> None:
+    def __init__(self, decoder: nn.Module, hidden: Callable[..., torch.Tensor]) -> None:
         super().__init__()
-        self.decoder = decoder
+        self.decoder, self.hidden = decoder, hidden
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        return self.decoder.hidden(batch, bidirectional=True)
+        return self.hidden(batch, bidirectional=True)
 
 
-def hidden_for_vectors(decoder: nn.Module, layers: nn.Module, adapters: VectorAdapters, batch: Batch) -> torch.Tensor:
-    """`decoder.hidden` of a batch, seen both ways, with the changed matrices: [B, T, D]."""
-    prefix = "decoder.language_model.layers."
-    matrices = {prefix + name: matrix for name, matrix in adapters.changed(layers).items()}
-    return functional_call(_SeesBothWays(decoder), matrices, (batch,), tie_weights=False)
+def hidden_with(
+    matrices: Mapping[str, torch.Tensor], decoder: nn.Module, hidden: Callable[..., torch.Tensor], batch: Batch
+) -> torch.Tensor:
+    """`hidden`, a method of the decoder, of a batch seen both ways with these matrices of its layers: [B, T, D]."""
+    placed = {f"decoder.language_model.layers.{name}": matrix for name, matrix in matrices.items()}
+    return functional_call(_SeesBothWays(decoder, hidden), placed, (batch,), tie_weights=False)

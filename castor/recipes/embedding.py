@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -271,7 +271,7 @@ class EmbedRun:
         """The trained model, its soup taken."""
         kept = sorted(self.folder.glob("soup-*.safetensors"))
         if len(kept) > 1:
-            self.decoder.load_state_dict(average([weights_in(path) for path in kept]))
+            put_weights(self.decoder, average([weights_in(path) for path in kept]))
             self.say(f"averaged {len(kept)} states of the last quarter")
         names = {"out": "", "data": "", "model": Path(self.config.model).name}  # no paths of this machine
         model = self.model_now()
@@ -294,8 +294,13 @@ def weights_in(path: Path) -> dict[str, torch.Tensor]:
 
 
 def take_weights(decoder: Decoder, path: Path) -> None:
-    """Load them."""
-    decoder.load_state_dict(weights_in(path))
+    """Load them; what was frozen is not in a state file, and stays."""
+    put_weights(decoder, weights_in(path))
+
+
+def put_weights(decoder: Decoder, weights: Mapping[str, torch.Tensor]) -> None:
+    """Some or all of the weights in place of those there are."""
+    decoder.load_state_dict({**decoder.state_dict(), **weights})
 
 
 def trained_decoder(decoder: Decoder, config: EmbedConfig) -> Decoder:
