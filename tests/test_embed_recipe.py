@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from castor import recipes
-from castor.content import Image, Text, Video
+from castor.content import Audio, Image, Text, Video
 from castor.data.loader import LoaderConfig
 from castor.data.pairs import PairLoader, PairTask
 from castor.diorama.code import AGGREGATES, CHANGES, CHOICES, Program, random_program
@@ -188,7 +188,7 @@ def test_it_runs_goes_on_and_gives_a_model_that_writes_and_embeds(base: Path, tm
 
 def test_adapters_leave_what_it_writes_as_it_is(base: Path, tmp_path: Path) -> None:
     """Vectors change, logits do not by a bit; the saved model has both."""
-    config = settings(base, tmp_path / "run", adapters=4, soup=2)
+    config = settings(base, tmp_path / "run", adapters=4, soup=2, tasks=("image_text", "composed"))
     model = run_embedding(config, lambda text: None)
     assert model is not None
     before, again = load(base), load(tmp_path / "run" / "model", precision="float32")
@@ -198,7 +198,7 @@ def test_adapters_leave_what_it_writes_as_it_is(base: Path, tmp_path: Path) -> N
     assert (before.logits(prompt) - model.logits(prompt)).abs().max() == 0
     assert (again.logits(prompt).bfloat16() - wanted).abs().max() < 0.1  # its weights are rounded
     bare = with_embedding_head(load(base).decoder, 16, 0)
-    adapted = model.decoder.language_model.vector_adapters
+    adapted = model.decoder.vector_adapters
     assert adapted is not None and max(float(up.detach().abs().max()) for up in adapted.lora_B) > 0
     assert (Model(bare, before.renderer, None).embed("red") - model.embed("red")).abs().max() > 1e-3
     torch.testing.assert_close(again.embed("red"), model.embed("red"), atol=2e-2, rtol=0)
@@ -210,23 +210,29 @@ def again_norm(model: Model) -> torch.Tensor:
     return model.decoder.state_dict()["language_model.norm.weight"]
 
 
-def test_changed_matrices_are_low_rank_sums(base: Path) -> None:
-    """Vectors with adapters are those of a plain model whose matrices have the products added."""
-    adapted = with_vector_adapters(with_embedding_head(load(base).decoder, 16, 0), 3)
-    model = adapted.language_model
-    assert model.vector_adapters is not None
+def test_changed_matrices_are_low_rank_sums() -> None:
+    """Vectors with adapters are those of a plain model whose matrices have the products added, stems among them."""
+    plain = load("atom", device="cpu")
+    renderer, bare = plain.renderer, with_embedding_head(plain.decoder, 16, 0)
+    adapted = with_vector_adapters(bare, 3)
+    adapters = adapted.vector_adapters
+    assert adapters is not None and "embed_audio.project" in adapters.names
+    changed = {name: value.clone() for name, value in bare.state_dict().items()}
+    generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for up in model.vector_adapters.lora_B:
-            up.normal_(0.0, 0.3, generator=torch.Generator().manual_seed(1))
-    plain = with_embedding_head(load(base).decoder, 16, 0)
-    with torch.no_grad():
-        for name, down, up in zip(
-            *(getattr(model.vector_adapters, x) for x in ("names", "lora_A", "lora_B")), strict=True
-        ):
-            plain.language_model.layers.get_submodule(name).weight += 2 * up @ down
-    renderer = load(base).renderer
-    ours, theirs = (Model(decoder, renderer, None).embed("red circle", "how many") for decoder in (adapted, plain))
+        for name, down, up in zip(adapters.names, adapters.lora_A, adapters.lora_B, strict=True):
+            up.normal_(0.0, 0.03, generator=generator)
+            changed[f"{name}.weight"] += 2 * up @ down
+    wanted = with_embedding_head(load("atom", device="cpu").decoder, 16, 0)
+    wanted.load_state_dict(changed)
+    picture = Image.from_pixels(np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8))
+    sound = Audio.from_samples(np.random.default_rng(0).standard_normal(16000).astype(np.float32))
+    ours, theirs, before = (
+        Model(decoder, renderer, None).embed("red circle", [picture, "in blue"], [sound])
+        for decoder in (adapted, wanted, bare)
+    )
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    assert (ours - before).abs().amax(1).min() > 1e-3
     with pytest.raises(ValueError, match="embedding_rank=5: this model has"):
         with_vector_adapters(adapted, 5)
 
@@ -248,6 +254,8 @@ def test_it_ends_in_writing_and_learns_from_a_teacher(base: Path, tmp_path: Path
     changed = {name for name, value in before.items() if not torch.equal(value, now[name])}
     last = f"language_model.layers.{model.decoder.config.text.num_hidden_layers - 1}."
     assert changed and all(name.startswith((last, "language_model.norm.")) for name in changed)
+    with pytest.raises(ValueError, match="no pairs of 'cooking' here; there are: image_text"):
+        run_embedding(dataclasses.replace(config, tasks=("cooking",), out=str(tmp_path / "no")), lambda text: None)
     with pytest.raises(ValueError, match="another tokenizer, or lays media out"):
         run_embedding(dataclasses.replace(config, teacher="atom-vectors", out=str(tmp_path / "no")), lambda text: None)
 

@@ -44,13 +44,11 @@ class LanguageModel(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, dim)
         self.layers = nn.ModuleList(_block(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = RMSNorm(dim, eps)
-        self.ple, self.embedding_projection, self.vector_adapters = None, None, None
+        self.ple, self.embedding_projection = None, None
         if width:
             self.ple = PerLayerInputs(dim, config.num_hidden_layers, width, config.vocab_size_per_layer_input, eps)
         if config.embedding_dim is not None:
             self.embedding_projection = nn.Linear(dim, config.embedding_dim, bias=False)
-        if config.embedding_rank is not None:
-            self.vector_adapters = VectorAdapters(self.layers, config.embedding_rank)
 
 
 def _block(config: TextConfig, layer: int) -> Block:
@@ -103,6 +101,8 @@ class Decoder(nn.Module):
             self.embed_audio = ConvFrameEmbedder(audio, text.hidden_size)
         elif audio is not None:
             self.embed_audio = MediaProjection(audio.audio_embed_dim, text.hidden_size, audio.rms_norm_eps)
+        rank = text.embedding_rank
+        self.vector_adapters = None if rank is None else VectorAdapters(self, rank)
         self._uncached = self._run_uncached
 
     def forward(self, batch: Batch, cache: KVCache | None = None) -> torch.Tensor:
@@ -128,11 +128,10 @@ class Decoder(nn.Module):
         The mean of its tokens' vectors, all of which see both ways. Documents come row by row, and in a row by their
         number. ValueError where the model has no head for it.
         """
-        model = self.language_model
-        if model.vector_adapters is None:
+        if self.vector_adapters is None:
             hidden_BTD = self.hidden(batch, bidirectional=True)
         else:
-            hidden_BTD = hidden_with(model.vector_adapters.changed(model.layers), self, self.hidden, batch)
+            hidden_BTD = hidden_with(self.vector_adapters.changed(self), self, self.hidden, batch)
         mean_YE = mean_by_document(self.project_vectors(hidden_BTD), batch.doc_BT)
         return F.normalize(mean_YE, dim=-1) if unit else mean_YE
 

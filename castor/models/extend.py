@@ -19,7 +19,7 @@ from castor.tokens.space import DRAWING, MAX_GRID, DrawnIds
 NOISE = 0.05  # of the old rows' spread
 PER_LAYER = "language_model.ple.embed_tokens_per_layer.weight"
 HEAD = "language_model.embedding_projection.weight"
-ADAPTERS = "language_model.vector_adapters"
+ADAPTERS = "vector_adapters"
 Space = TypeVar("Space", bound=DrawnIds)
 
 
@@ -91,7 +91,7 @@ def with_vector_adapters(decoder: Decoder, rank: int, seed: int = 0) -> Decoder:
     config = dataclasses.replace(decoder.config, text=dataclasses.replace(text, embedding_rank=rank))
     with torch.device("meta"):
         extended = Decoder(config)
-    adapters = VectorAdapters(decoder.language_model.layers, rank)
+    adapters = VectorAdapters(decoder, rank)
     adapters.reset_parameters(torch.Generator().manual_seed(seed))
     added = {f"{ADAPTERS}.{name}": tensor.to(decoder.device) for name, tensor in adapters.state_dict().items()}
     extended.load_state_dict({**decoder.state_dict(), **added}, assign=True)

@@ -21,6 +21,7 @@ class EmbedConfig:
     steps: int = 0  # of both stages together, instead of minutes
     seed: int = 0
     data: str = ""  # folder of real data; empty: the variable CASTOR_DATA, or Diorama alone
+    tasks: tuple[str, ...] = ()  # kinds of pairs that are learned (`pairs.py`); empty: all that can be made here
     pre_share: float = 0.3  # of the run in pre-fine-tuning; 0 leaves it out
     generation: float = 0.0  # share of the steps that go on writing; 0: staged, else joint
     write_share: float = 0.0  # of the run, at its end, in writing alone

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -83,11 +83,11 @@ class EmbedRun:
         self.compiles = config.compile and (self.device != "cpu" or can_compile())
         self.decoder = decoder.compile_layers() if self.compiles else decoder
         data = real_data(config.data)
+        self.sources: dict[str, Any] = chosen_sources(pair_sources(config.seed, data), config.tasks)
         self.folder.mkdir(parents=True, exist_ok=True)  # from here on the folder is bound to these settings
         keep_settings(self.folder, config)
         self.notes = Notes(self.folder / "plan.json")
         say(f"pairs from Diorama and {len(data.sources)} real sets" if data.sources else "pairs from Diorama alone")
-        self.sources: dict[str, Any] = pair_sources(config.seed, data)
         self.processes = int(self.notes.once("processes", self._num_processes))
         self._gather: SharedGather | None = None
         self._workers: Workers | None = None
@@ -189,6 +189,9 @@ class EmbedRun:
         share, folder = end - begin, self.folder / stage
         done = self.folder / f"{stage}.json"
         if not share:
+            return True
+        if not self.tasks(stage):
+            self.say(f"{stage}: none of the chosen tasks is learned in this stage, which is left out")
             return True
         if done.exists():
             take_weights(self.decoder, folder / STATE_FILE)
@@ -301,6 +304,13 @@ def take_weights(decoder: Decoder, path: Path) -> None:
 def put_weights(decoder: Decoder, weights: Mapping[str, torch.Tensor]) -> None:
     """Some or all of the weights in place of those there are."""
     decoder.load_state_dict({**decoder.state_dict(), **weights})
+
+
+def chosen_sources(sources: dict[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
+    """The sources of these tasks, or all; ValueError for a task that cannot be learned here."""
+    if unknown := sorted(set(tasks) - set(sources)):
+        raise ValueError(f"tasks: no pairs of {unknown[0]!r} here; there are: {', '.join(sources)}")
+    return {name: source for name, source in sources.items() if not tasks or name in tasks}
 
 
 def trained_decoder(decoder: Decoder, config: EmbedConfig) -> Decoder:
