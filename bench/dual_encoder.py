@@ -5,9 +5,10 @@
 Two towers that share nothing but the space (Radford et al. 2021; the layout is open_clip's): pictures through the same
 convolutions in front of a transformer, texts through a transformer of their own, sounds through a third; each as wide
 and as deep as `atom`, so that together they are about three times as large. The symmetric in-batch loss with a learned
-temperature, AdamW with weight decay, one thread a core. It starts from nothing, as CLIP does; `--pretrained-minutes`
-adds the minutes that our model had before. Composed queries are left out: two towers cannot take a picture and a text
-together. Every pool is scored by `castor.evals.retrieval`, so that figures stand beside those of `castor eval`.
+temperature, AdamW with weight decay, our rates and sizes of batches, data made by a process beside, one thread a core.
+It starts from nothing, as CLIP does; `--pretrained-minutes` adds the minutes that our model had before. Films and
+composed queries are left out: there is no tower for them. Every pool is scored by `castor.evals.retrieval`, so that
+figures stand beside those of `castor eval`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import json
 import math
 import random
 import time
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from castor.content import Audio, Image, Message, Text
+from castor.data.loader import LoaderConfig
+from castor.data.pairs import PairLoader
 from castor.data.real import RealData
 from castor.engine.model import find_folder, load
 from castor.evals.retrieval import Pool, report_of
@@ -34,16 +38,18 @@ from castor.example import Pair
 from castor.models.config import ModelConfig
 from castor.models.decoder import Decoder
 from castor.models.extend import with_embedding_head
-from castor.recipes.pairs import WORLD_TASKS, RenderPair, key_of, pair_sources
+from castor.recipes.pairs import RenderPair, pair_sources, pair_tasks
 from castor.recipes.real import real_data
 from castor.recipes.retrieval import real_pools, world_pools
 from castor.runtime import hardware, prepare_cpu
 from castor.tokens.pack import collate
+from castor.tokens.pairs import Rendered
 from castor.tokens.render import Renderer
 from castor.tokens.sequence import Sequence
 from castor.train.optim import count_parameters
 
 TOWERS = {Text: "text", Image: "image", Audio: "audio"}
+WITHOUT_TOWERS = ("composed", "video_text", "text_video", "concepts/film_name")
 DIM = 256
 
 
@@ -78,69 +84,108 @@ def medium_of(message: Message) -> str | None:
     return TOWERS.get(next(iter(kinds))) if len(message.parts) == 1 else None
 
 
-def batch_of(source: Any, render: RenderPair, size: int, rng: random.Random) -> tuple[list[Pair], list[Any]] | None:
-    """Pairs of different meaning and their sequences; None where a pair has no tower."""
-    pairs: dict[int, Pair] = {}
-    for _ in range(4 * size):
-        pair = source.pair(rng)
-        if medium_of(pair.query) is None or medium_of(pair.target) is None:
-            return None
-        pairs.setdefault(key_of(pair.target_key), pair)
-        if len(pairs) == size:
-            break
-    chosen = list(pairs.values())
-    return chosen, [render(pair, rng) for pair in chosen]
+@dataclasses.dataclass(frozen=True)
+class TowerPair:
+    """A rendered pair and the towers of its sides."""
+
+    rendered: Rendered
+    kind: tuple[str, str]
+
+    @property
+    def sequences(self) -> list[Sequence]:
+        """Both sides."""
+        return self.rendered.sequences
+
+    def __len__(self) -> int:
+        return len(self.rendered)
 
 
-def kind_of(pair: Pair) -> tuple[str, str]:
-    """The towers of a pair."""
-    return str(medium_of(pair.query)), str(medium_of(pair.target))
+@dataclasses.dataclass(frozen=True)
+class WithTowers:
+    """A source's pairs, those with a film or several parts passed over."""
+
+    source: Any
+
+    def pair(self, rng: random.Random) -> Pair:
+        """The first pair of a hundred that two towers can take."""
+        for _ in range(100):
+            pair = self.source.pair(rng)
+            if medium_of(pair.query) and medium_of(pair.target):
+                return pair
+        raise ValueError("no pair here is for two towers")
+
+
+@dataclasses.dataclass
+class RenderTowers:
+    """Pair -> sequences and towers."""
+
+    render: RenderPair
+
+    def __call__(self, pair: Pair, rng: random.Random) -> TowerPair:
+        return TowerPair(self.render(pair, rng), (str(medium_of(pair.query)), str(medium_of(pair.target))))
+
+
+def all_different(found: list[TowerPair], **_: object) -> list[TowerPair]:
+    """The pairs of a step, the first of each meaning alone: this loss takes every other target for wrong."""
+    return list({pair.rendered.target_key: pair for pair in found}.values())
+
+
+def batches_of(
+    sources: dict[str, Any], render: RenderPair, batch_scale: float, seed: int = 0
+) -> Generator[list[TowerPair]]:
+    """Steps of one task each at our rates of fine-tuning, made in a process beside the training."""
+    tasks = pair_tasks(sources, fine=True, generation=0.0, batch_scale=batch_scale)
+    tasks = {name: task for name, task in tasks.items() if name not in WITHOUT_TOWERS}
+    config = LoaderConfig(num_rows=1, row_tokens=1024, num_batches=10**6, seed=seed, num_workers=1)
+    towered = {name: WithTowers(sources[name]) for name in tasks}
+    loader = PairLoader(config, towered, tasks, RenderTowers(render), all_different)
+    return (loaded.batch for loaded in loader.batches())
 
 
 def train(
-    model: DualEncoder, sources: dict[str, Any], render: RenderPair, minutes: float, size: int, rate: float
+    model: DualEncoder, sources: dict[str, Any], render: RenderPair, minutes: float, batch_scale: float, rate: float
 ) -> int:
-    """Steps of one task each at our rates, until the minutes are over; gives how many there were."""
+    """Steps until the minutes are over; gives how many there were. Waiting for the first batch does not count."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.1, betas=(0.9, 0.98))
-    rates = {name: WORLD_TASKS[name][1][0] if name in WORLD_TASKS else 0.4 for name in sources}
-    rng, start_s, step, share = random.Random(0), time.monotonic(), 0, 0.0
+    stream = batches_of(sources, render, batch_scale)
+    pairs, step, share, start_s = next(stream), 0, 0.0, time.monotonic()
     while share < 1:
-        name = rng.choices(list(rates), list(rates.values()))[0]
-        made = batch_of(sources[name], render, size, rng)
-        if made is None or len(made[0]) < 2:
-            del rates[name]
-            continue
-        pairs, rendered = made
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * share))
-        loss = torch.zeros(())
-        for kind in sorted({kind_of(pair) for pair in pairs}):
-            own = [one for pair, one in zip(pairs, rendered, strict=True) if kind_of(pair) == kind]
+        losses = []
+        for kind in sorted({pair.kind for pair in pairs}):
+            own = [pair.rendered for pair in pairs if pair.kind == kind]
             if len(own) < 2:
                 continue
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 query_NE = model.vectors(kind[0], [one.query for one in own])
                 target_NE = model.vectors(kind[1], [one.target for one in own])
-            loss = model.loss(query_NE.float(), target_NE.float())
-            loss.backward()
+            losses.append(model.loss(query_NE.float(), target_NE.float()) * len(own) / len(pairs))
+            losses[-1].backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step += 1
         share = (time.monotonic() - start_s) / (60 * minutes)
-        if step % 50 == 0:
-            print(f"step {step}  {100 * share:.0f} %  {name}  loss {float(loss.detach()):.3f}", flush=True)
+        if step % 25 == 0 or share >= 1:
+            loss = sum(float(loss.detach()) for loss in losses)
+            print(f"step {step}  {100 * share:.0f} %  {pairs[0].kind}  loss {loss:.3f}", flush=True)
+        pairs = next(stream)
+    stream.close()
     return step
 
 
 @torch.inference_mode()
 def pool_vectors(model: DualEncoder, render: RenderPair, messages: list[Message]) -> np.ndarray:
     """Vectors of one side of a pool, 64 at a time."""
-    found = []
+    found: list[tuple[int, torch.Tensor]] = []
     for first in range(0, len(messages), 64):
         part = messages[first : first + 64]
-        found += [model.vectors(str(medium_of(message)), [render.renderer.encode_task([message])]) for message in part]
-    return torch.cat(found).numpy()
+        for medium in sorted({str(medium_of(message)) for message in part}):
+            at = [number for number, message in enumerate(part) if medium_of(message) == medium]
+            made = model.vectors(medium, [render.renderer.encode_task([part[number]]) for number in at])
+            found += zip([first + number for number in at], made, strict=True)
+    return torch.stack([vector_E for _, vector_E in sorted(found, key=lambda item: item[0])]).float().numpy()
 
 
 def score(model: DualEncoder, render: RenderPair, pools: dict[str, list[Pair]]) -> Any:
@@ -161,7 +206,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--pretrained-minutes", type=float, default=0.0, help="minutes our model was trained before")
     parser.add_argument("--tokenizer", default="atom", help="model whose tokenizer and size are taken")
-    parser.add_argument("--pairs", type=int, default=128, help="a step")
+    parser.add_argument("--batch-scale", type=float, default=1.0, help="on the pairs of a step, which are ours")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--limit", type=int, default=1000, help="pairs of a pool")
     parser.add_argument("--data", default="")
@@ -176,7 +221,7 @@ def main() -> None:
     data: RealData = real_data(arguments.data)
     print(f"{count_parameters(model.parameters()):,} parameters; {hardware()}")
     minutes = arguments.minutes + arguments.pretrained_minutes
-    steps = train(model, pair_sources(0, data), render, minutes, arguments.pairs, arguments.rate)
+    steps = train(model, pair_sources(0, data), render, minutes, arguments.batch_scale, arguments.rate)
     model.eval()
     report = score(model, render, world_pools(arguments.limit, 0) | real_pools(data, arguments.limit))
     print(report.to_markdown())

@@ -116,7 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=2000)
     parser.add_argument("--folder")
-    parser.add_argument("--model", default="atom")
+    parser.add_argument("--model", default="atom-vectors")
     parser.add_argument("--threads", type=int, default=2, help="of the model")
     parser.add_argument("--readers", type=int, default=2, help="threads that read and decode")
     arguments = parser.parse_args()

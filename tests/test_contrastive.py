@@ -17,7 +17,7 @@ from castor.engine.model import Model
 from castor.models.decoder import Decoder
 from castor.models.extend import with_embedding_head
 from castor.tokens.pairs import PairBatch, Rendered, pack_pairs
-from castor.train.contrastive import ContrastiveConfig, PairVectors, contrastive, pair_losses, vectors_of
+from castor.train.contrastive import ContrastiveConfig, PairVectors, contrastive, divergence, pair_losses, vectors_of
 from castor.train.gather import RankGather, SharedGather
 
 CONFIG = ContrastiveConfig(temperature=0.1, dimensions=(12, 4))
@@ -72,6 +72,40 @@ def test_without_the_mask_duplicates_are_negatives() -> None:
     vectors.keys_N2[1] = vectors.keys_N2[0]
     free = dataclasses.replace(CONFIG, duplicate_mask=False)
     assert (pair_losses(vectors, free)[0][:2] > pair_losses(vectors, CONFIG)[0][:2]).all()
+
+
+def test_same_tower_adds_those_of_ones_own_side() -> None:
+    """Against a sum of exponentials, one after the other."""
+    vectors = random_vectors(5)
+    vectors.keys_N2[3, 1] = vectors.keys_N2[1, 1]
+    config = dataclasses.replace(CONFIG, dimensions=(12,), same_tower=True)
+    q, t, n = (torch.nn.functional.normalize(x.double(), dim=1) for x in dataclasses.astuple(vectors)[:3])
+    keys = vectors.keys_N2.tolist()
+    for i, found in enumerate(pair_losses(vectors, config)[0].tolist()):
+        others = [j for j in range(5) if keys[j][0] != keys[i][0] and keys[j][1] != keys[i][1]]
+        own = math.exp(float(q[i] @ t[i]) / 0.1)
+        hard = math.exp(float(q[i] @ n[i]) / 0.1) if vectors.has_negative_N[i] else 0.0
+        there = own + hard + sum(math.exp(float(q[i] @ x[j]) / 0.1) for j in others for x in (q, t))
+        back = own + sum(math.exp(float(t[i] @ x[j]) / 0.1) for j in others for x in (q, t))
+        assert found == pytest.approx(-(math.log(own / there) + math.log(own / back)) / 2, rel=1e-4)
+
+
+def test_a_teacher_is_learned(embedder: Model) -> None:
+    """Its own similarities cost nothing; another's are a divergence, by hand, whose gradient is the student's alone."""
+    own, other = random_vectors(4), random_vectors(4, seed=1)
+    assert divergence(own, own, 0.1).abs().max() < 1e-6
+    rows = []
+    for vectors in (own, other):
+        q, t = (torch.nn.functional.normalize(x.double(), dim=1) for x in (vectors.query_NE, vectors.target_NE))
+        rows.append((q @ t.T / 0.1).softmax(1))
+    wanted = (rows[1] * (rows[1] / rows[0]).log()).sum(1)
+    torch.testing.assert_close(divergence(own, other, 0.1).double(), wanted, rtol=1e-4, atol=1e-5)
+    batch = pack_pairs(rendered(embedder, 6), num_rows=2, row_tokens=40)
+    plain, taught = (
+        contrastive(embedder.decoder, CONFIG, teacher=teacher, teaching=0.5) for teacher in (None, embedder.decoder)
+    )
+    assert float(taught(batch)[0]) == pytest.approx(float(plain(batch)[0]), rel=1e-5)
+    assert float(taught(batch)[2]["apart_count"]) == 6
 
 
 def test_nearest_is_what_argmax_says() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from castor import recipes
-from castor.content import Image, Text, Video
+from castor.content import Audio, Image, Text, Video
 from castor.data.loader import LoaderConfig
 from castor.data.pairs import PairLoader, PairTask
 from castor.diorama.code import AGGREGATES, CHANGES, CHOICES, Program, random_program
@@ -19,7 +19,9 @@ from castor.diorama.draw import draw_for
 from castor.diorama.pairs import NEEDS_SPEECH_PAIRS, PAIRS, WorldPairs, scene_key
 from castor.diorama.parse import parse
 from castor.engine.model import Model, load
+from castor.log import read_metrics
 from castor.models.decoder import Decoder
+from castor.models.extend import with_embedding_head, with_vector_adapters
 from castor.recipes.embedding import EmbedConfig, run_embedding, soup_marks
 from castor.recipes.mining import filtered_pairs, fused, neighbours
 from castor.recipes.pairs import RenderPair, key_of, pair_tasks
@@ -89,11 +91,11 @@ def test_functions_do_what_their_words_say() -> None:
     assert len(AGGREGATES) * len(CHANGES) * len(CHOICES) == 512
 
 
-def make_loader(model: Model, parts: int = 1, **tasks: PairTask) -> PairLoader:
+def make_loader(model: Model, parts: int = 1, *, mixed: bool = False, **tasks: PairTask) -> PairLoader:
     render = RenderPair(model.renderer, 0.5)
     config = LoaderConfig(num_rows=2, row_tokens=400, num_batches=100, seed=3)
     sources = {name: WorldPairs(name) for name in tasks}
-    return PairLoader(config, sources, tasks, render, pack_pairs, num_parts=parts)
+    return PairLoader(config, sources, tasks, render, pack_pairs, num_parts=parts, mixed=mixed)
 
 
 def test_a_step_has_one_task_and_parts_of_its_own(model: Model) -> None:
@@ -112,6 +114,15 @@ def test_a_step_has_one_task_and_parts_of_its_own(model: Model) -> None:
     fresh = make_loader(model, 2, **tasks).make(5).batch
     assert torch.equal(fresh.keys_N2, loader.make(5).batch.keys_N2)
     assert all(torch.equal(a.ids_BT, b.ids_BT) for a, b in zip(fresh.chunks, loader.make(5).batch.chunks, strict=True))
+
+
+def test_mixed_steps_hold_each_task_as_often_as_steps_of_their_own(model: Model) -> None:
+    tasks = {"image_text": PairTask(rate=1, pairs=6), "translated": PairTask(rate=3, pairs=2)}
+    loader = make_loader(model, mixed=True, **tasks)
+    drawn = [loader._task_of_pair(step, 0, number) for step in range(300) for number in range(3)]
+    assert drawn.count("image_text") / len(drawn) == pytest.approx(6 / 12, abs=0.05)
+    batch = loader.make(0).batch
+    assert len(batch) == 3  # (1 * 6 + 3 * 2) / 4
 
 
 def test_words_of_tasks_are_dropped_at_random(model: Model) -> None:
@@ -175,6 +186,80 @@ def test_it_runs_goes_on_and_gives_a_model_that_writes_and_embeds(base: Path, tm
         run_embedding(dataclasses.replace(config, generation=0.0), said.append)
 
 
+def test_adapters_leave_what_it_writes_as_it_is(base: Path, tmp_path: Path) -> None:
+    """Vectors change, logits do not by a bit; the saved model has both."""
+    config = settings(base, tmp_path / "run", adapters=4, soup=2, tasks=("image_text", "composed"))
+    model = run_embedding(config, lambda text: None)
+    assert model is not None
+    before, again = load(base), load(tmp_path / "run" / "model", precision="float32")
+    prompt = [Text("how many red circles are there?")]
+    assert torch.equal(before.decoder.state_dict()["language_model.norm.weight"], again_norm(again))
+    wanted = before.logits(prompt).bfloat16()
+    assert (before.logits(prompt) - model.logits(prompt)).abs().max() == 0
+    assert (again.logits(prompt).bfloat16() - wanted).abs().max() < 0.1  # its weights are rounded
+    bare = with_embedding_head(load(base).decoder, 16, 0)
+    adapted = model.decoder.vector_adapters
+    assert adapted is not None and max(float(up.detach().abs().max()) for up in adapted.lora_B) > 0
+    assert (Model(bare, before.renderer, None).embed("red") - model.embed("red")).abs().max() > 1e-3
+    torch.testing.assert_close(again.embed("red"), model.embed("red"), atol=2e-2, rtol=0)
+    with pytest.raises(ValueError, match="what writes is frozen"):
+        settings(base, tmp_path / "other", adapters=4, generation=0.1)
+
+
+def again_norm(model: Model) -> torch.Tensor:
+    return model.decoder.state_dict()["language_model.norm.weight"]
+
+
+def test_changed_matrices_are_low_rank_sums() -> None:
+    """Vectors with adapters are those of a plain model whose matrices have the products added, stems among them."""
+    plain = load("atom", device="cpu")
+    renderer, bare = plain.renderer, with_embedding_head(plain.decoder, 16, 0)
+    adapted = with_vector_adapters(bare, 3)
+    adapters = adapted.vector_adapters
+    assert adapters is not None and "embed_audio.project" in adapters.names
+    changed = {name: value.clone() for name, value in bare.state_dict().items()}
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, down, up in zip(adapters.names, adapters.lora_A, adapters.lora_B, strict=True):
+            up.normal_(0.0, 0.03, generator=generator)
+            changed[f"{name}.weight"] += 2 * up @ down
+    wanted = with_embedding_head(load("atom", device="cpu").decoder, 16, 0)
+    wanted.load_state_dict(changed)
+    picture = Image.from_pixels(np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8))
+    sound = Audio.from_samples(np.random.default_rng(0).standard_normal(16000).astype(np.float32))
+    ours, theirs, before = (
+        Model(decoder, renderer, None).embed("red circle", [picture, "in blue"], [sound])
+        for decoder in (adapted, wanted, bare)
+    )
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    assert (ours - before).abs().amax(1).min() > 1e-3
+    with pytest.raises(ValueError, match="embedding_rank=5: this model has"):
+        with_vector_adapters(adapted, 5)
+
+
+def test_it_ends_in_writing_and_learns_from_a_teacher(base: Path, tmp_path: Path) -> None:
+    teacher = run_embedding(settings(base, tmp_path / "teacher", steps=2), lambda text: None)
+    assert teacher is not None
+    config = settings(
+        base, tmp_path / "run", write_share=0.34, last_layers=1, teacher=str(tmp_path / "teacher" / "model"),
+        mixed_tasks=True, loss=dataclasses.replace(EmbedConfig().loss, dimensions=(16, 8), same_tower=True),
+    )  # fmt: skip
+    model = run_embedding(config, lambda text: None)
+    assert model is not None
+    rows = [
+        row for stage in ("pre", "fine", "write") for row in read_metrics(tmp_path / "run" / stage / "metrics.jsonl")
+    ]
+    assert [("apart" in row, "text_loss" in row) for row in rows] == [(True, False)] * 4 + [(False, True)] * 2
+    before, now = load(base).decoder.state_dict(), model.decoder.state_dict()
+    changed = {name for name, value in before.items() if not torch.equal(value, now[name])}
+    last = f"language_model.layers.{model.decoder.config.text.num_hidden_layers - 1}."
+    assert changed and all(name.startswith((last, "language_model.norm.")) for name in changed)
+    with pytest.raises(ValueError, match="no pairs of 'cooking' here; there are: image_text"):
+        run_embedding(dataclasses.replace(config, tasks=("cooking",), out=str(tmp_path / "no")), lambda text: None)
+    with pytest.raises(ValueError, match="another tokenizer, or lays media out"):
+        run_embedding(dataclasses.replace(config, teacher="atom-vectors", out=str(tmp_path / "no")), lambda text: None)
+
+
 def test_two_processes_do_what_the_loss_of_all_asks(base: Path, tmp_path: Path) -> None:
     """A run over processes learns: exactness is tested with the loss."""
     config = settings(base, tmp_path / "two", processes=2, steps=3, pre_share=0.0)
@@ -184,7 +269,9 @@ def test_two_processes_do_what_the_loss_of_all_asks(base: Path, tmp_path: Path) 
 
 def test_settings_are_checked_and_the_recipe_is_listed() -> None:
     assert "vectors" in (recipes.RECIPES["embed"].__doc__ or "")
-    for wrong in ({"generation": 1.0}, {"pre_share": -0.1}, {"soup": 0}, {"minutes": 0.0}, {"steps": -1}):
+    wrongs = ({"generation": 1.0}, {"pre_share": -0.1}, {"soup": 0}, {"minutes": 0.0}, {"steps": -1}, {"adapters": -1},
+              {"pre_share": 0.5, "write_share": 0.5}, {"soup": 2, "write_share": 0.1})  # fmt: skip
+    for wrong in wrongs:
         with pytest.raises(ValueError, match=next(iter(wrong))):
             EmbedConfig(**wrong)
 

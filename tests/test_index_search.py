@@ -21,12 +21,13 @@ from castor.index import index as index_file
 from castor.index import snapshot
 from castor.index.answer import answer
 from castor.index.filters import seconds_of
-from castor.index.fuse import fused
+from castor.index.fuse import fused, hybrid
 from castor.index.graph import Graph
 from castor.index.groups import classify, clusters, duplicates, k_means, plane
 from castor.index.neighbours import Vectors, candidates_of, exact, recall, rescored
 from castor.index.page import map_page, results_page
 from castor.index.store import Entry, FileState, Header, Store
+from castor.index.textual import shares_of
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +98,57 @@ def test_words_and_names_are_found(index: castor.Index) -> None:
     assert "name" in next(hit for hit in index.search("speech", k=20) if hit.kind == "audio").found_by
     assert index.search('"; DROP TABLE files; -- AND OR NEAR(', k=3)  # only words, whatever they spell
     assert "mast" in hits[0].snippet(["mast"], length=30)
+
+
+def test_words_count_by_evidence() -> None:
+    """A text with few of the words moves little, one with all of them stands beside the nearest; nothing falls."""
+    meaning = [1, 2, 3, 4, 5, 6, 7]
+    assert list(hybrid([meaning], [], {})) == meaning
+    assert list(hybrid([meaning], [7, 5], {7: 0.1, 5: 0.1})) == meaning
+    assert list(hybrid([meaning], [7, 5], {7: 1.0, 5: 0.1}))[:3] == [7, 1, 2]
+    assert list(hybrid([[1, 2]], [9], {9: 1.0})) == [9, 1, 2]  # too far by meaning to be ranked at all
+    assert list(hybrid([[1, 2]], [9], {9: 0.4})) == [1, 2, 9]
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        words = rng.permutation(12)[:5].tolist()
+        shares = dict(zip(words, rng.random(5).tolist(), strict=True))
+        found, before = hybrid([meaning, meaning[::-1]], words, shares), fused([(1.0, meaning), (1.0, meaning[::-1])])
+        assert all(found[piece] >= score for piece, score in before.items())
+
+
+def test_the_share_of_a_question_that_a_text_has(index: castor.Index) -> None:
+    """By rareness as in BM25, counted by hand."""
+    texts = dict(index.store.rows("SELECT id, text FROM pieces WHERE text != ''"))
+    has = {term: {piece for piece, text in texts.items() if term in text.lower().split()} for term in ("boat", "heron")}
+    weight = {term: np.log1p((len(texts) - len(own) + 0.5) / (len(own) + 0.5)) for term, own in has.items()}
+    for piece, share in shares_of(index.store, ["boat", "heron"], list(texts)).items():
+        wanted = sum(weight[term] for term, own in has.items() if piece in own) / sum(weight.values())
+        assert share == pytest.approx(wanted)
+    assert all(has.values())
+
+
+def test_a_picture_is_found_before_a_text_that_shares_a_word(tmp_path: Path) -> None:
+    """The shipped model: pictures that a question describes, and notes with one of its words."""
+    from castor.diorama.pairs import WorldPairs
+    from castor.diorama.scene import COLOURS
+
+    folder = tmp_path / "things"
+    folder.mkdir()
+    pairs = [WorldPairs("text_image", 0, "test").at(number) for number in range(16)]
+    pairs = [pair for pair in pairs if pair.language == "en"][:4]
+    for number, pair in enumerate(pairs):
+        (folder / f"{number}.png").write_bytes(pair.target.images[0].data)
+    for colour in COLOURS:
+        (folder / f"note-{colour}.txt").write_text(f"We painted the old {colour} fence in spring.", encoding="utf-8")
+    index = castor.Index(tmp_path / "index", model="atom-vectors")
+    index.update(folder)
+    assert len(pairs) == 4
+    for number, pair in enumerate(pairs):
+        first, *others = index.search(pair.query.text, k=10)
+        assert first.path == str(folder / f"{number}.png")
+        assert any("words" in hit.found_by for hit in others)
+    assert names(index.search("the old red fence", k=1)) == ["note-red.txt"]
+    index.close()
 
 
 def test_filters(index: castor.Index, things: Path) -> None:

@@ -1,5 +1,7 @@
 """Batches of pairs: one task a step, drawn at preset rates, each process with its part of the step's pairs.
 
+`mixed` draws every pair's task anew instead, at rates at which each task gets as many pairs as it would otherwise.
+
 Batch i is step i // P's part i % P where P processes share a step, and depends on nothing but the seed and i. A task
 may draw from a pool of so many pairs a process, which are rendered once: where making them is dear, such as speech.
 """
@@ -47,6 +49,7 @@ class PairLoader(Loader):
         pack: Callable[..., Any],
         *,
         num_parts: int = 1,
+        mixed: bool = False,
         generation: Loader | None = None,
     ) -> None:
         """`render` makes a pair's sequences, with chance for what is left out; `pack` a batch of them."""
@@ -56,6 +59,7 @@ class PairLoader(Loader):
             raise ValueError(f"the task {GENERATE!r} and a loader of its batches go together")
         self.config, self.render_pair, self.pack_pairs = config, render, pack  # no mixture: a step has one task
         self.sources, self.tasks, self.num_parts, self.generation = dict(sources), dict(tasks), num_parts, generation
+        self.mixed = mixed
         self._rendered: dict[tuple[str, int], Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -66,6 +70,17 @@ class PairLoader(Loader):
         rates = [task.rate for task in self.tasks.values()]
         return random.Random(f"{self.config.seed}/{step}/task").choices(list(self.tasks), rates)[0]
 
+    def _mixed_pairs(self) -> int:
+        """Pairs of a step of all tasks: as many as one task's steps have on average."""
+        tasks = [task for name, task in self.tasks.items() if name != GENERATE]
+        return round(sum(task.rate * task.pairs for task in tasks) / sum(task.rate for task in tasks))
+
+    def _task_of_pair(self, step: int, part: int, number: int) -> str:
+        """The task of one pair of a step of all tasks."""
+        tasks = {name: task.rate * task.pairs for name, task in self.tasks.items() if name != GENERATE}
+        rng = random.Random(f"{self.config.seed}/{step}/{part}/{number}/task")
+        return rng.choices(list(tasks), list(tasks.values()))[0]
+
     def make(self, index: int) -> LoadedBatch:
         """Batch `index`, made here and now."""
         step, part = divmod(index, self.num_parts)
@@ -74,13 +89,14 @@ class PairLoader(Loader):
             assert self.generation is not None
             return self.generation.make(index)
         start_s = time.perf_counter()
-        wanted = max(1, self.tasks[name].pairs // self.num_parts)
+        wanted = max(1, (self._mixed_pairs() if self.mixed else self.tasks[name].pairs) // self.num_parts)
         found: list[Any] = []
         broken: list[str] = []
         number = num_too_long = 0
         while len(found) < wanted:
             try:
-                pair = self._drawn(name, step, part, number)
+                drawn = self._task_of_pair(step, part, number) if self.mixed else name
+                pair = self._drawn(drawn, step, part, number)
             except (ValueError, OSError, LookupError, TypeError) as error:
                 broken.append(f"pairs of {name!r}, step {step}, part {part}, number {number}: {error}")
             else:

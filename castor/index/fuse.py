@@ -1,8 +1,13 @@
-"""Several rankings as one: reciprocal rank fusion (Cormack, Clarke, Büttcher 2009).
+"""Several rankings as one: reciprocal rank fusion (Cormack, Clarke, Büttcher 2009), in which words count by evidence.
 
 Ranks are added, not scores, so that a cosine and a BM25 need no common scale:
 
     score of a piece = sum over rankings of weight / (60 + rank), ranks from 1
+
+A ranking by words cannot name a picture, so that adding it to one by meaning would put every text with a single word of
+the question before the best of pictures. It is therefore no further voter: of a text that has the share e of the
+question's words, weighed by how rare they are, e of the score may come from its rank by words instead. Texts with all
+of the words stand beside the nearest media; without words, meaning alone counts.
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 RANK_OFFSET = 60
+TIE = 1e-6  # of the plain sum, which decides between equals
 
 
 def fused(rankings: Iterable[tuple[float, Sequence[int]]]) -> dict[int, float]:
@@ -18,6 +24,18 @@ def fused(rankings: Iterable[tuple[float, Sequence[int]]]) -> dict[int, float]:
     for weight, ranking in rankings:
         for rank, thing in enumerate(dict.fromkeys(ranking), start=1):
             scores[thing] = scores.get(thing, 0.0) + weight / (RANK_OFFSET + rank)
+    return best_first(scores)
+
+
+def hybrid(meanings: Sequence[Sequence[int]], words: Sequence[int], evidence: Mapping[int, float]) -> dict[int, float]:
+    """Rankings by meaning, one a question, and one by words, whose `evidence` for a piece is from 0 to 1; best first.
+
+    Evidence never lowers a score.
+    """
+    scores = fused((1.0, ranking) for ranking in meanings)
+    for piece, said in fused([(float(max(1, len(meanings))), words)]).items():
+        meant, share = scores.get(piece, 0.0), evidence.get(piece, 0.0)
+        scores[piece] = (1.0 - share) * meant + share * max(meant, said) + TIE * said
     return best_first(scores)
 
 

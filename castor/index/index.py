@@ -15,13 +15,13 @@ from castor.engine.model import Model, load
 from castor.index.build import Progress, Report, UpdateConfig, update
 from castor.index.embedder import Embedder
 from castor.index.filters import Filter
-from castor.index.fuse import best_first, fused
+from castor.index.fuse import best_first, fused, hybrid
 from castor.index.graph import GRAPH_FROM, Graph
 from castor.index.hits import Hit, hits_of
 from castor.index.neighbours import FORMS, Candidates, Vectors, candidates_of, exact, rescored
 from castor.index.snapshot import vectors_of
 from castor.index.store import Header, Store
-from castor.index.textual import by_name, by_words, telling_terms
+from castor.index.textual import by_name, by_words, shares_of, telling_terms
 from castor.index.walk import root_of
 
 NAME_WEIGHT = 0.5  # of a file's name beside meaning and words
@@ -161,18 +161,14 @@ class Index:
         queries_Q2E, known = self._queries(parts, each, like, unlike)
         allowed = None if chosen.is_open else self.allowed(chosen)
         depth = max(DEPTH, 5 * k)
-        rankings: list[tuple[float, list[int]]] = []
-        by: dict[str, set[int]] = {"meaning": set()}
-        for query_2E in queries_Q2E:
-            ids = self._ranked(query_2E, depth, allowed, form)
-            rankings.append((1.0, ids))
-            by["meaning"].update(ids[:k])
+        meanings = [self._ranked(query_2E, depth, allowed, form) for query_2E in queries_Q2E]
+        by = {"meaning": {piece for ranking in meanings for piece in ranking[:k]}}
         said = " ".join(part.text for part in parts if isinstance(part, Text)) if words else ""
         asked = telling_terms(self.store, said)
         found = by_words(self.store, asked, depth, None if allowed is None else allowed.tolist())
-        rankings.append((1.0, found))
         by["words"] = set(found)
-        scores, by["name"] = self._with_names(fused(rankings), by_name(self.store, asked, depth), allowed)
+        ranked = hybrid(meanings, found, shares_of(self.store, asked, found))
+        scores, by["name"] = self._with_names(ranked, by_name(self.store, asked, depth), allowed)
         hits = self._hits(best_first(scores), queries_Q2E, chosen)
         return _top([hit for hit in hits if hit.content not in known], k, per_file, by)
 

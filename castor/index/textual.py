@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 
 from castor.index.store import Store
@@ -14,11 +15,16 @@ COMMON_SHARE, COMMON_FROM = 0.2, 50  # a word in more than this share of so many
 def telling_terms(store: Store, question: str) -> list[str]:
     """The words of a question without those that are everywhere in this index; all of them if nothing else is left."""
     found = terms(question)
-    (num_texts,) = store.rows("SELECT count(*) FROM pieces WHERE text != ''")[0]
+    num_texts = _num_texts(store)
     if num_texts < COMMON_FROM:
         return found
     rare = [term for term in found if _texts_with(store, term) <= COMMON_SHARE * num_texts]
     return rare or found
+
+
+def _num_texts(store: Store) -> int:
+    (count,) = store.rows("SELECT count(*) FROM pieces WHERE text != ''")[0]
+    return count
 
 
 def _texts_with(store: Store, term: str) -> int:
@@ -37,6 +43,20 @@ def by_words(store: Store, question: Sequence[str], count: int, allowed: Sequenc
     if allowed is not None:
         values["allowed"] = json.dumps([int(piece) for piece in allowed])
     return [piece for (piece,) in store.rows(query, values)]
+
+
+def shares_of(store: Store, question: Sequence[str], found: Sequence[int]) -> dict[int, float]:
+    """Of each piece found, the share of the question's words that it has, each weighed by its rareness as in BM25."""
+    num_texts, whole = _num_texts(store), 0.0
+    shares = dict.fromkeys(found, 0.0)
+    query = "SELECT rowid FROM words WHERE words MATCH :match AND rowid IN (SELECT value FROM json_each(:found))"
+    for term in question:
+        count = min(num_texts, _texts_with(store, term))
+        weight = math.log1p((num_texts - count + 0.5) / (count + 0.5))
+        whole += weight
+        for (piece,) in store.rows(query, {"match": phrase(term), "found": json.dumps(list(shares))}):
+            shares[piece] += weight
+    return {piece: share / whole for piece, share in shares.items()} if whole else {}
 
 
 def by_name(store: Store, question: Sequence[str], count: int) -> list[int]:

@@ -20,6 +20,7 @@ from castor.models.embedders import MediaProjection, PatchEmbedder
 from castor.models.spans import clip_numbers
 from castor.models.stems import ConvFrameEmbedder, ConvPatchEmbedder
 from castor.models.text_config import FULL, SLIDING, TextConfig
+from castor.models.vector_adapters import VectorAdapters, hidden_with
 from castor.models.vision_tower import VisionTower, VisionTowerConfig
 from castor.nn.attention import Attention, KeysValues, LayerContext, TokenPlaces, attention_mask
 from castor.nn.block import Block, FeedForward
@@ -100,6 +101,8 @@ class Decoder(nn.Module):
             self.embed_audio = ConvFrameEmbedder(audio, text.hidden_size)
         elif audio is not None:
             self.embed_audio = MediaProjection(audio.audio_embed_dim, text.hidden_size, audio.rms_norm_eps)
+        rank = text.embedding_rank
+        self.vector_adapters = None if rank is None else VectorAdapters(self, rank)
         self._uncached = self._run_uncached
 
     def forward(self, batch: Batch, cache: KVCache | None = None) -> torch.Tensor:
@@ -125,7 +128,11 @@ class Decoder(nn.Module):
         The mean of its tokens' vectors, all of which see both ways. Documents come row by row, and in a row by their
         number. ValueError where the model has no head for it.
         """
-        mean_YE = mean_by_document(self.project_vectors(self.hidden(batch, bidirectional=True)), batch.doc_BT)
+        if self.vector_adapters is None:
+            hidden_BTD = self.hidden(batch, bidirectional=True)
+        else:
+            hidden_BTD = hidden_with(self.vector_adapters.changed(self), self, self.hidden, batch)
+        mean_YE = mean_by_document(self.project_vectors(hidden_BTD), batch.doc_BT)
         return F.normalize(mean_YE, dim=-1) if unit else mean_YE
 
     def project_vectors(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
@@ -324,7 +331,7 @@ class Decoder(nn.Module):
             elif isinstance(module, PerLayerInputs) and module.embed_tokens_per_layer is not None:
                 # A row is cut into one vector a layer, each of which is scaled up on its own.
                 module.embed_tokens_per_layer.weight.normal_(0.0, module.width**-0.5, generator=generator)
-            elif isinstance(module, VisionTower | AudioTower):
+            elif isinstance(module, VisionTower | AudioTower | VectorAdapters):
                 module.reset_parameters(generator)
         for parameter in self.parameters() if scale != 1.0 else ():
             if parameter.ndim > 1:

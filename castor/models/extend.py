@@ -13,11 +13,13 @@ from typing import TypeVar
 import torch
 
 from castor.models.decoder import Decoder
+from castor.models.vector_adapters import VectorAdapters
 from castor.tokens.space import DRAWING, MAX_GRID, DrawnIds
 
 NOISE = 0.05  # of the old rows' spread
 PER_LAYER = "language_model.ple.embed_tokens_per_layer.weight"
 HEAD = "language_model.embedding_projection.weight"
+ADAPTERS = "vector_adapters"
 Space = TypeVar("Space", bound=DrawnIds)
 
 
@@ -71,6 +73,44 @@ def with_embedding_head(decoder: Decoder, dim: int, seed: int = 0) -> Decoder:
     head_ED = torch.randn(dim, text.hidden_size, generator=generator) * text.hidden_size**-0.5
     extended.load_state_dict({**decoder.state_dict(), HEAD: head_ED.to(old_VD)}, assign=True)
     return extended.requires_grad_(True).train(decoder.training)
+
+
+@torch.no_grad()
+def with_vector_adapters(decoder: Decoder, rank: int, seed: int = 0) -> Decoder:
+    """The decoder with fresh low-rank changes of its matrices that hold only where vectors are made.
+
+    Nothing is changed at first, and what it writes never is. One that has them of that rank is given back as it is;
+    ValueError for another rank, or where there is no head for vectors.
+    """
+    text = decoder.config.text
+    if text.embedding_rank == rank:
+        return decoder
+    if text.embedding_rank is not None or text.embedding_dim is None or rank < 1:
+        about = f"a head of {text.embedding_dim} numbers and adapters of rank {text.embedding_rank}"
+        raise ValueError(f"embedding_rank={rank}: this model has {about}")
+    config = dataclasses.replace(decoder.config, text=dataclasses.replace(text, embedding_rank=rank))
+    with torch.device("meta"):
+        extended = Decoder(config)
+    adapters = VectorAdapters(decoder, rank)
+    adapters.reset_parameters(torch.Generator().manual_seed(seed))
+    added = {f"{ADAPTERS}.{name}": tensor.to(decoder.device) for name, tensor in adapters.state_dict().items()}
+    extended.load_state_dict({**decoder.state_dict(), **added}, assign=True)
+    return extended.requires_grad_(True).train(decoder.training)
+
+
+def train_vectors_alone(decoder: Decoder, last_layers: int = 0) -> None:
+    """Let the head for vectors be trained with its adapters, or with the last layers and the norm; nothing else.
+
+    ValueError where the decoder has fewer layers.
+    """
+    num_layers = decoder.config.text.num_hidden_layers
+    if not 0 <= last_layers <= num_layers:
+        raise ValueError(f"last_layers={last_layers}: this model has {num_layers} layers")
+    layers = range(num_layers - last_layers, num_layers)
+    trained = (HEAD, f"{ADAPTERS}.", *(f"language_model.layers.{layer}." for layer in layers))
+    trained += ("language_model.norm.",) if last_layers else ()
+    for name, parameter in decoder.named_parameters():
+        parameter.requires_grad_(name.startswith(trained))
 
 
 def drawing_space(space: Space, num_codes: int) -> Space:

@@ -66,6 +66,7 @@ class TextConfig:
     top_k_experts: int | None = None  # experts that see a token
     moe_intermediate_size: int | None = None
     embedding_dim: int | None = None  # numbers in a document's vector; None: the model does not embed
+    embedding_rank: int | None = None  # of changes to matrices that hold where vectors are made; None: there are none
 
     def __post_init__(self) -> None:
         layers = self.layer_types
@@ -142,7 +143,7 @@ _GEMMA = frozenset(
 )
 _PER_LAYER = frozenset({"hidden_size_per_layer_input", "vocab_size_per_layer_input"})
 _EXPERTS = frozenset({"enable_moe_block", "num_experts", "top_k_experts", "moe_intermediate_size"})
-_OPTIONS = _GEMMA | _PER_LAYER | _EXPERTS | {"embedding_dim"}
+_OPTIONS = _GEMMA | _PER_LAYER | _EXPERTS | {"embedding_dim", "embedding_rank"}
 
 FAMILIES = {
     "gemma4_unified": Family(

@@ -1,19 +1,19 @@
 """An embedding run: a trained generating model gets a head for vectors, and learns to make them.
 
-    load -> pre-fine-tuning -> (filter, mine) -> fine-tuning -> soup -> model/
+    load -> pre-fine-tuning -> (filter, mine) -> fine-tuning -> (writing) -> soup -> model/
 
-Pre-fine-tuning and fine-tuning are those of Gemini Embedding 2 (`pairs.py`), one task a step. With `generation` above 0
-that share of the steps goes on writing, so that what the model could say is kept. A run that was ended, started again
-with the same command, goes on.
+Pre-fine-tuning and fine-tuning are those of Gemini Embedding 2 (`pairs.py`), one task a step. What the model could say
+is kept exactly with `adapters`, as vectors then have changes of their own; nearly, where a share of the steps
+(`generation`) or the last of them (`write_share`) go on writing. A run that was ended, started again with the same
+command, goes on.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,13 +22,14 @@ import torch
 from castor.checkpoint import load_metadata, load_tensors, save_json
 from castor.config import to_dict
 from castor.data.loader import LoadedBatch, Loader, LoaderConfig
-from castor.data.pairs import PairLoader
+from castor.data.pairs import GENERATE, PairLoader, PairTask
 from castor.data.real.pairs import RealPairs
 from castor.engine.model import Model, find_folder, load
 from castor.models.config import ModelConfig
 from castor.models.decoder import Decoder
-from castor.models.extend import with_embedding_head
+from castor.models.extend import train_vectors_alone, with_embedding_head, with_vector_adapters
 from castor.recipes.curriculum import SpannedMixture, mixture
+from castor.recipes.embed_config import STAGES, EmbedConfig
 from castor.recipes.mining import PoolMiner
 from castor.recipes.pairs import RenderPair, pair_sources, pair_tasks
 from castor.recipes.real import real_data, real_sources
@@ -41,61 +42,15 @@ from castor.tokens.pack import pack
 from castor.tokens.pairs import pack_pairs
 from castor.tokens.render import Renderer
 from castor.train.calibrate import seconds_per_step
-from castor.train.contrastive import ContrastiveConfig, contrastive
+from castor.train.contrastive import contrastive
 from castor.train.fit import STATE_FILE, FitConfig, fit
 from castor.train.gather import SharedGather
 from castor.train.gradients import LossFunction, LossTerms
 from castor.train.objective import next_token
-from castor.train.optim import OptimConfig
 from castor.train.soup import average
 from castor.train.workers import Workers
 
-STAGES = ("pre", "fine")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EmbedConfig:
-    """How a model learns to make vectors. `castor train embed model=FOLDER` needs no more."""
-
-    model: str = "atom"  # a shipped model, or a model's folder
-    out: str = "runs/embed"
-    minutes: float = 15.0  # of training, both stages together
-    steps: int = 0  # of both stages together, instead of minutes
-    seed: int = 0
-    data: str = ""  # folder of real data; empty: the variable CASTOR_DATA, or Diorama alone
-    pre_share: float = 0.3  # of the run in pre-fine-tuning; 0 leaves it out
-    generation: float = 0.0  # share of the steps that go on writing; 0: staged, else joint
-    task_strings: float = 0.5  # share of the pairs of texts that carry the words of their task
-    hard_negatives: Literal["made", "mined", "none"] = "made"  # mined: also those of real pairs, before fine-tuning
-    mine_rank: int = 4  # the neighbour that a mined negative is
-    filter: bool = False  # leave out real pairs whose target is not near, before fine-tuning
-    soup: int = 1  # states of the last quarter of fine-tuning that are averaged; 1: the last one alone
-    batch_scale: float = 1.0  # on the pairs of every task's step
-    loss: ContrastiveConfig = field(default_factory=ContrastiveConfig)
-    optim: OptimConfig = field(default_factory=lambda: OptimConfig(learning_rate=3e-3, other_learning_rate=1.5e-3))
-    warmup: float = 0.05
-    code_weight: float = 0.5  # of a picture code in the loss of writing
-    num_rows: int = 8  # of a chunk
-    row_tokens: int = 256  # the longest film with its sound fits
-    device: str = "auto"
-    num_workers: int = 1  # that make batches, for each training process
-    processes: int = 0  # 0: on a CPU as many as its cores, up to 4
-    compile: bool = True
-    save_every_s: float = 120.0
-
-    def __post_init__(self) -> None:
-        for name in ("minutes", "batch_scale"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive")
-        for name in ("pre_share", "generation"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
-        for name in ("soup", "mine_rank", "num_rows", "row_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("steps", "processes", "num_workers"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+__all__ = ["EmbedConfig", "EmbedRun", "run_embedding", "soup_marks", "take_weights", "weights_in"]
 
 
 def run_embedding(config: EmbedConfig, say: Callable[[str], None] = print) -> Model | None:
@@ -121,17 +76,18 @@ class EmbedRun:
         self.model = load(self.base, device="cpu")
         if not isinstance(self.model.renderer, Renderer | EmbeddingRenderer):
             raise ValueError(f"model={config.model!r}: only our own models and embedding_gemma2 learn to make vectors")
-        if config.generation and not isinstance(self.model.renderer, Renderer):
-            raise ValueError(f"generation={config.generation}: {config.model!r} does not write")
-        decoder = with_embedding_head(self.model.decoder, config.loss.dimensions[0], config.seed).to(self.device)
+        if config.writes and not isinstance(self.model.renderer, Renderer):
+            raise ValueError(f"generation or write_share: {config.model!r} does not write")
+        decoder = trained_decoder(self.model.decoder, config).to(self.device)
+        _teacher(config, self.model)  # refused here, before anything is begun
         self.compiles = config.compile and (self.device != "cpu" or can_compile())
         self.decoder = decoder.compile_layers() if self.compiles else decoder
         data = real_data(config.data)
+        self.sources: dict[str, Any] = chosen_sources(pair_sources(config.seed, data), config.tasks)
         self.folder.mkdir(parents=True, exist_ok=True)  # from here on the folder is bound to these settings
         keep_settings(self.folder, config)
         self.notes = Notes(self.folder / "plan.json")
         say(f"pairs from Diorama and {len(data.sources)} real sets" if data.sources else "pairs from Diorama alone")
-        self.sources: dict[str, Any] = pair_sources(config.seed, data)
         self.processes = int(self.notes.once("processes", self._num_processes))
         self._gather: SharedGather | None = None
         self._workers: Workers | None = None
@@ -163,7 +119,7 @@ class EmbedRun:
     def workers(self) -> Workers | None:
         """The processes that train beside this one."""
         if self._workers is None and self.processes > 1:
-            args = (self.decoder.config, self._first_code, self.config, self.compiles, self.gather())
+            args = (self.decoder.config, self._first_code, self.config, self.compiles, self.gather(), str(self.base))
             count, each = self.processes - 1, max(1, (os.cpu_count() or 1) // self.processes)
             self._workers = Workers(
                 self.decoder, functools.partial(_build, *args), count, precision=self.precision, num_threads=each
@@ -178,6 +134,8 @@ class EmbedRun:
 
     def tasks(self, stage: str) -> dict[str, Any]:
         """The stage's tasks."""
+        if stage == "write":
+            return {GENERATE: PairTask(rate=1.0, pairs=1)}
         config = self.config
         return pair_tasks(
             self.sources, fine=stage == "fine", generation=config.generation, batch_scale=config.batch_scale
@@ -189,15 +147,16 @@ class EmbedRun:
         if isinstance(renderer, Renderer):  # vectors need no codec, which would travel to every process
             renderer = Renderer(renderer.tokenizer, renderer.space, renderer.config, limits=renderer.limits)
         hard = stage == "fine" and config.hard_negatives != "none"
-        shape = self._loader_config(stage, num_steps)
+        shape, tasks = self._loader_config(stage, num_steps), self.tasks(stage)
         return PairLoader(
             shape,
             self.sources,
-            self.tasks(stage),
+            tasks,
             RenderPair(renderer, config.task_strings, hard),
             pack_pairs,
             num_parts=self.processes,
-            generation=self._generation(num_steps) if config.generation else None,
+            mixed=config.mixed_tasks,
+            generation=self._generation(stage, num_steps) if GENERATE in tasks else None,
         )
 
     def _loader_config(self, stage: str, num_steps: int) -> LoaderConfig:
@@ -206,15 +165,18 @@ class EmbedRun:
             num_rows=config.num_rows,
             row_tokens=config.row_tokens,
             num_batches=num_steps * self.processes,
-            seed=config.seed * 2 + (stage == "fine"),
+            seed=config.seed * 3 + STAGES.index(stage),
             num_workers=config.num_workers,
         )
 
-    def _generation(self, num_steps: int) -> Loader:
+    def _generation(self, stage: str, num_steps: int) -> Loader:
         """What the model was trained to write, as at the end of its own run."""
         real, _ = real_sources(self.config.data)
         shape = LoaderConfig(
-            num_rows=8 // self.processes or 1, row_tokens=320, num_batches=num_steps * self.processes, seed=977
+            num_rows=8 // self.processes or 1,
+            row_tokens=320,
+            num_batches=num_steps * self.processes,
+            seed=977 + STAGES.index(stage),
         )
         renderer = self.model.renderer
         assert isinstance(renderer, Renderer)
@@ -223,15 +185,18 @@ class EmbedRun:
 
     def train(self, stage: str) -> bool:
         """One stage; False where Ctrl-C ended it early."""
-        share = self.config.pre_share if stage == "pre" else 1 - self.config.pre_share
-        folder = self.folder / stage
+        begin, end = self.config.stretch(stage)
+        share, folder = end - begin, self.folder / stage
         done = self.folder / f"{stage}.json"
         if not share:
+            return True
+        if not self.tasks(stage):
+            self.say(f"{stage}: none of the chosen tasks is learned in this stage, which is left out")
             return True
         if done.exists():
             take_weights(self.decoder, folder / STATE_FILE)
             return True
-        loss = _loss(self.decoder, self._first_code, self.config, self.gather())
+        loss = _loss(self.decoder, self._first_code, self.config, self.gather(), _teacher(self.config, self.model))
         each = max(1, (os.cpu_count() or 1) // self.processes)
         with threads(each) if self.processes > 1 else nullcontext():
             if stage == "fine" and (self.config.filter or self.config.hard_negatives == "mined"):
@@ -269,13 +234,12 @@ class EmbedRun:
 
     def _fit_config(self, stage: str, steps: int) -> FitConfig:
         config = self.config
-        stretch = (0.0, config.pre_share) if stage == "pre" else (config.pre_share, 1.0)
         return FitConfig(
             num_steps=steps,
             optim=config.optim,
             warmup=config.warmup,
             decay=0.8,
-            stretch=stretch,
+            stretch=config.stretch(stage),
             precision=self.precision,
             save_every_s=config.save_every_s,
         )
@@ -310,7 +274,7 @@ class EmbedRun:
         """The trained model, its soup taken."""
         kept = sorted(self.folder.glob("soup-*.safetensors"))
         if len(kept) > 1:
-            self.decoder.load_state_dict(average([weights_in(path) for path in kept]))
+            put_weights(self.decoder, average([weights_in(path) for path in kept]))
             self.say(f"averaged {len(kept)} states of the last quarter")
         names = {"out": "", "data": "", "model": Path(self.config.model).name}  # no paths of this machine
         model = self.model_now()
@@ -333,13 +297,50 @@ def weights_in(path: Path) -> dict[str, torch.Tensor]:
 
 
 def take_weights(decoder: Decoder, path: Path) -> None:
-    """Load them."""
-    decoder.load_state_dict(weights_in(path))
+    """Load them; what was frozen is not in a state file, and stays."""
+    put_weights(decoder, weights_in(path))
 
 
-def _loss(decoder: Decoder, first_code: int, config: EmbedConfig, gather: SharedGather | None) -> Any:
+def put_weights(decoder: Decoder, weights: Mapping[str, torch.Tensor]) -> None:
+    """Some or all of the weights in place of those there are."""
+    decoder.load_state_dict({**decoder.state_dict(), **weights})
+
+
+def chosen_sources(sources: dict[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
+    """The sources of these tasks, or all; ValueError for a task that cannot be learned here."""
+    if unknown := sorted(set(tasks) - set(sources)):
+        raise ValueError(f"tasks: no pairs of {unknown[0]!r} here; there are: {', '.join(sources)}")
+    return {name: source for name, source in sources.items() if not tasks or name in tasks}
+
+
+def trained_decoder(decoder: Decoder, config: EmbedConfig) -> Decoder:
+    """The decoder with a head for vectors, and adapters where the settings ask for them; what is to learn can."""
+    decoder = with_embedding_head(decoder, config.loss.dimensions[0], config.seed)
+    if config.adapters:
+        decoder = with_vector_adapters(decoder, config.adapters, config.seed)
+    if config.adapters or config.last_layers:
+        train_vectors_alone(decoder, config.last_layers)
+    return decoder
+
+
+def _teacher(config: EmbedConfig, student: Model) -> Decoder | None:
+    """The model whose similarities are learned; ValueError for one that takes other sequences, or makes no vectors."""
+    if not config.teacher:
+        return None
+    teacher = load(find_folder(config.teacher), device="cpu")
+    teacher.check_dimensions(None)
+    own, other = student.renderer, teacher.renderer
+    is_same = type(own) is type(other) and own.config == other.config and own.tokenizer.model == other.tokenizer.model
+    if not is_same:
+        raise ValueError(f"teacher={config.teacher!r} has another tokenizer, or lays media out in another way")
+    return teacher.decoder.to(student.device).requires_grad_(False)
+
+
+def _loss(
+    decoder: Decoder, first_code: int, config: EmbedConfig, gather: SharedGather | None, teacher: Decoder | None
+) -> Any:
     """Contrastive for pairs, next-token for what is written."""
-    pairs = contrastive(decoder, config.loss, gather)
+    pairs = contrastive(decoder, config.loss, gather, teacher=teacher, teaching=config.teaching)
     writing = next_token(decoder, first_code, config.code_weight)
 
     def loss(batch: Any) -> LossTerms:
@@ -349,11 +350,14 @@ def _loss(decoder: Decoder, first_code: int, config: EmbedConfig, gather: Shared
 
 
 def _build(
-    model: ModelConfig, first_code: int, config: EmbedConfig, compiles: bool, gather: SharedGather | None
+    model: ModelConfig, first_code: int, config: EmbedConfig, compiles: bool, gather: SharedGather | None, base: str
 ) -> tuple[Decoder, Any]:
     """A decoder without weights of its own and its loss, for a training process."""
     with torch.device("meta"):
         decoder = Decoder(model)
+    if config.adapters or config.last_layers:
+        train_vectors_alone(decoder, config.last_layers)
     if compiles:
         decoder.compile_layers()
-    return decoder, _loss(decoder, first_code, config, gather)
+    teacher = _teacher(config, load(base, device="cpu")) if config.teacher else None
+    return decoder, _loss(decoder, first_code, config, gather, teacher)

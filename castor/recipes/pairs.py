@@ -69,7 +69,7 @@ def pair_tasks(sources: dict[str, Pairs], *, fine: bool, generation: float, batc
         rate, pairs = after if fine else before
         if name in sources and rate:
             tasks[name] = PairTask(rate=rate, pairs=max(2, round(pairs * batch_scale)), pool=pool)
-    if generation:
+    if generation and tasks:
         others = sum(task.rate for task in tasks.values())
         tasks[GENERATE] = PairTask(rate=others * generation / (1 - generation), pairs=1)
     return tasks

@@ -5,8 +5,11 @@ For query i with its target, at most one hard negative, and temperature tau:
     -log  e^(q.t/tau) / ( e^(q.t/tau) + e^(q.n/tau) + sum_j mask(i, j) e^(q_i.t_j/tau) )
 
 mask(i, j) is 0 where the queries or the targets of i and j are the same, so that duplicates are no negatives (the
-diagonal is one of them). Queries are never compared with queries, nor targets with targets. The loss is taken on
-nested prefixes of the vectors (Matryoshka, Kusupati et al. 2022) and averaged over them.
+diagonal is one of them). Queries are never compared with queries, nor targets with targets, unless `same_tower`. The
+loss is taken on nested prefixes of the vectors (Matryoshka, Kusupati et al. 2022) and averaged over them.
+
+A teacher's similarities may be learned beside it (Hinton et al. 2015): of each query, the divergence of the targets'
+probabilities from those that the teacher's vectors give them, among the pairs of one process.
 
 A batch that is too large for its activations runs in chunks twice: first for the vectors, then, once their gradients
 are known, for those of the weights (Gao et al. 2021, "Scaling deep contrastive learning batch size under memory
@@ -36,6 +39,7 @@ class ContrastiveConfig:
     dimensions: tuple[int, ...] = (256, 128, 64, 32)  # of the nested prefixes; the first is the whole vector
     both_ways: bool = True  # also from target to query, which the paper's loss leaves out
     duplicate_mask: bool = True
+    same_tower: bool = False  # queries are negatives of queries, too, and targets of targets
     hold_chunks: int = 16  # a part of more chunks than this runs twice instead of keeping its activations
 
     def __post_init__(self) -> None:
@@ -95,12 +99,31 @@ def pair_losses(vectors: PairVectors, config: ContrastiveConfig) -> tuple[torch.
         others_NN = logits_NN.masked_fill(same_NN, -torch.inf)
         hard_N1 = ((query * negative).sum(-1) / config.temperature).masked_fill(~vectors.has_negative_N, -torch.inf)
         ways = [torch.cat([own_N[:, None], hard_N1[:, None], others_NN], dim=1)]
+        if config.same_tower:
+            ways = [torch.cat([ways[0], _among(query, same_NN, config.temperature)], dim=1)]
         if dim == config.dimensions[0]:
             right_N = ways[0].argmax(1) == 0
         if config.both_ways:
-            ways.append(torch.cat([own_N[:, None], others_NN.T], dim=1))
+            back = torch.cat([own_N[:, None], others_NN.T], dim=1)
+            if config.same_tower:
+                back = torch.cat([back, _among(target, same_NN, config.temperature)], dim=1)
+            ways.append(back)
         found += [way.logsumexp(1) - own_N for way in ways]
     return torch.stack(found).mean(0), right_N
+
+
+def _among(x_NE: torch.Tensor, same_NN: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Similarities among vectors of one side, those of the same meaning left out."""
+    return (x_NE @ x_NE.T / temperature).masked_fill(same_NN, -torch.inf)
+
+
+def divergence(own: PairVectors, teacher: PairVectors, temperature: float) -> torch.Tensor:
+    """How far each query's probabilities of all targets are from the teacher's, nats, [N]."""
+    log_p, log_t = (
+        F.log_softmax(F.normalize(x.query_NE, dim=-1) @ F.normalize(x.target_NE, dim=-1).T / temperature, dim=1)
+        for x in (own, teacher)
+    )
+    return F.kl_div(log_p, log_t, reduction="none", log_target=True).sum(1)
 
 
 def embed_chunks(model: Decoder, batch: PairBatch, *, twice: bool) -> torch.Tensor:
@@ -146,9 +169,16 @@ def vectors_of(model: Decoder, batch: PairBatch, *, twice: bool = False) -> Pair
 
 
 def contrastive(
-    model: Decoder, config: ContrastiveConfig, gather: Gather | None = None
+    model: Decoder,
+    config: ContrastiveConfig,
+    gather: Gather | None = None,
+    *,
+    teacher: Decoder | None = None,
+    teaching: float = 1.0,
 ) -> Callable[[PairBatch], LossTerms]:
     """A loss over the pairs of all processes; each reports its share of sum and count, with the whole gradient.
+
+    `teaching` is the weight of the divergence from a teacher.
 
     Metrics: the mean loss, the share of pairs whose target was nearest, and the pairs that were compared.
     """
@@ -170,6 +200,13 @@ def contrastive(
             "compared": count * len(losses_N),
             "compared_count": count,
         }
+        if teacher is not None:
+            with torch.no_grad():
+                taught = vectors_of(teacher, batch)
+            with torch.autocast(own.query_NE.device.type, enabled=False):
+                apart = divergence(own, taught, config.temperature).sum()
+            total = total + teaching * apart
+            metrics |= {"apart": apart.detach(), "apart_count": torch.tensor(float(len(batch)))}
         return total, count, metrics
 
     return loss

@@ -1,0 +1,74 @@
+"""Low-rank changes of a decoder's matrices that hold only while it makes vectors (Hu et al. 2021, LoRA).
+
+One checkpoint then writes exactly as the model that it came from, and embeds with weights of its own kind: every matrix
+W of its layers and of its ways in for media acts as W + SCALE * B A where vectors are made, and as W where it writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from castor.nn.conv import MatrixConv
+from castor.tokens.batch import Batch
+
+SCALE = 2.0  # of B A, as alpha is twice the rank elsewhere
+
+
+class VectorAdapters(nn.Module):
+    """A [rank, D] and B [F, rank] for every matrix [F, D]; zeros until they are drawn or loaded."""
+
+    def __init__(self, decoder: nn.Module, rank: int) -> None:
+        super().__init__()
+        matrices = {name: each for name, each in decoder.named_modules() if _is_adapted(name, each)}
+        self.names = tuple(matrices)
+        shapes = [each.weight.shape for each in matrices.values()]
+        self.lora_A = nn.ParameterList(torch.zeros(rank, shape[1]) for shape in shapes)
+        self.lora_B = nn.ParameterList(torch.zeros(shape[0], rank) for shape in shapes)
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """A uniform as PyTorch draws a linear layer's weights, B zero: nothing is changed at first."""
+        for down, up in zip(self.lora_A, self.lora_B, strict=True):
+            bound = down.shape[1] ** -0.5
+            down.copy_(torch.empty(down.shape).uniform_(-bound, bound, generator=generator))
+            up.zero_()
+
+    def changed(self, decoder: nn.Module) -> dict[str, torch.Tensor]:
+        """The matrices as they act where vectors are made, by name; ValueError where these are packed."""
+        found = {}
+        with torch.autocast(self.lora_A[0].device.type, enabled=False):
+            for name, down, up in zip(self.names, self.lora_A, self.lora_B, strict=True):
+                layer = decoder.get_submodule(name)
+                if not isinstance(layer, nn.Linear | MatrixConv):
+                    raise ValueError("this model's vectors need whole weights beside its adapters; these are packed")
+                change_FD = SCALE * (up.float() @ down.float())
+                found[f"{name}.weight"] = (layer.weight.float() + change_FD).to(layer.weight.dtype)
+        return found
+
+
+def _is_adapted(name: str, module: nn.Module) -> bool:
+    """Whether it is a matrix other than the head, which is for vectors alone anyway."""
+    return isinstance(module, nn.Linear | MatrixConv) and name != "language_model.embedding_projection"
+
+
+class _SeesBothWays(nn.Module):
+    """A decoder's hidden vectors as a module's forward, which is where other matrices can be put in place."""
+
+    def __init__(self, decoder: nn.Module, hidden: Callable[..., torch.Tensor]) -> None:
+        super().__init__()
+        self.decoder, self.hidden = decoder, hidden
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        return self.hidden(batch, bidirectional=True)
+
+
+def hidden_with(
+    matrices: Mapping[str, torch.Tensor], decoder: nn.Module, hidden: Callable[..., torch.Tensor], batch: Batch
+) -> torch.Tensor:
+    """`hidden`, a method of the decoder, of a batch seen both ways with these matrices in their places: [B, T, D]."""
+    placed = {f"decoder.{name}": matrix for name, matrix in matrices.items()}
+    return functional_call(_SeesBothWays(decoder, hidden), placed, (batch,), tie_weights=False)
