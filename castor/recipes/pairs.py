@@ -49,6 +49,10 @@ REAL_TASKS: dict[str, tuple[tuple[float, int], tuple[float, int], int]] = {
     "clothing": ((0.4, 128), (0.3, 128), 1000),
     "captions": ((0.05, 24), (0.05, 24), 40),
 }
+SYNTHETIC_TASKS: dict[str, tuple[tuple[float, int], tuple[float, int], int]] = {
+    "synthetic/queries": ((0.5, 96), (0.5, 48), 0),
+    "synthetic/labels": ((0.5, 96), (0.5, 96), 0),
+}
 
 
 def pair_sources(seed: int, data: RealData) -> dict[str, Pairs]:
@@ -67,7 +71,7 @@ def pair_sources(seed: int, data: RealData) -> dict[str, Pairs]:
 def pair_tasks(sources: dict[str, Pairs], *, fine: bool, generation: float, batch_scale: float) -> dict[str, PairTask]:
     """The tasks of a stage; `generation` is the share of its steps that go on writing."""
     tasks = {}
-    for name, (before, after, pool) in (WORLD_TASKS | REAL_TASKS).items():
+    for name, (before, after, pool) in (WORLD_TASKS | REAL_TASKS | SYNTHETIC_TASKS).items():
         rate, pairs = after if fine else before
         if name in sources and rate:
             tasks[name] = PairTask(rate=rate, pairs=max(2, round(pairs * batch_scale)), pool=pool)
