@@ -125,9 +125,21 @@ class RenderTowers:
         return TowerPair(self.render(pair, rng), (str(medium_of(pair.query)), str(medium_of(pair.target))))
 
 
-def all_different(found: list[TowerPair], **_: object) -> list[TowerPair]:
-    """The pairs of a step, the first of each meaning alone: this loss takes every other target for wrong."""
-    return list({pair.rendered.target_key: pair for pair in found}.values())
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """The pairs of a step."""
+
+    pairs: list[TowerPair]
+
+    @property
+    def chunks(self) -> list[Any]:
+        """What the loader counts; towers pad their own rows."""
+        return [self.pairs]
+
+
+def all_different(found: list[TowerPair], **_: object) -> Step:
+    """The pairs of a step, one of each meaning: this loss takes every other target for wrong."""
+    return Step(list({pair.rendered.target_key: pair for pair in found}.values()))
 
 
 def batches_of(
@@ -139,7 +151,7 @@ def batches_of(
     config = LoaderConfig(num_rows=1, row_tokens=1024, num_batches=10**6, seed=seed, num_workers=1)
     towered = {name: WithTowers(sources[name]) for name in tasks}
     loader = PairLoader(config, towered, tasks, RenderTowers(render), all_different)
-    return (loaded.batch for loaded in loader.batches())
+    return (loaded.batch.pairs for loaded in loader.batches())
 
 
 def train(

@@ -39,6 +39,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "no-pre": ("no pre-fine-tuning", {"pre_share": 0.0}),
     "no-soup": ("the last state, not a mean of three", {"soup": 1}),
     "filter": ("real pairs filtered by the model itself", {"filter": True}),
+    "synthetic": ("with pairs from its own answers, filtered", {"synthetic": 512, "filter": True}),
     "teacher": ("with the similarities of `atom-vectors`", {"teacher": "atom-vectors"}),
     "no-writing": ("no step of writing", {"generation": 0.0}),
     "joint-0.7": ("writing in 0.7 of the steps", {"generation": 0.7}),

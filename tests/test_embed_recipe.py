@@ -22,9 +22,11 @@ from castor.engine.model import Model, load
 from castor.log import read_metrics
 from castor.models.decoder import Decoder
 from castor.models.extend import with_embedding_head, with_vector_adapters
+from castor.recipes.curriculum import world_sources
 from castor.recipes.embedding import EmbedConfig, run_embedding, soup_marks
 from castor.recipes.mining import filtered_pairs, fused, neighbours
 from castor.recipes.pairs import RenderPair, key_of, pair_tasks
+from castor.recipes.synthetic import LABELS, QUERIES, synthetic_pairs
 from castor.tokens.pairs import pack_pairs
 from castor.train.soup import average
 
@@ -258,6 +260,25 @@ def test_it_ends_in_writing_and_learns_from_a_teacher(base: Path, tmp_path: Path
         run_embedding(dataclasses.replace(config, tasks=("cooking",), out=str(tmp_path / "no")), lambda text: None)
     with pytest.raises(ValueError, match="another tokenizer, or lays media out"):
         run_embedding(dataclasses.replace(config, teacher="atom-vectors", out=str(tmp_path / "no")), lambda text: None)
+
+
+def test_its_own_answers_become_pairs(base: Path, tmp_path: Path) -> None:
+    """What the model says to a prompt, asked again here, is the query or the label; the media are the prompt's."""
+    model, sources = load(base), world_sources(0)
+    made = synthetic_pairs(model, sources, 5, tmp_path / "said", lambda text: None)
+    assert set(made) <= {QUERIES, LABELS} and made
+    for kind, pairs in made.items():
+        said, pair = pairs.said[0], pairs.at(0)
+        prompt = sources[said.source].example(random.Random(f"{kind}/{said.source}/{said.number}")).prompt
+        assert model.generate(list(prompt), max_tokens=64).text == said.text
+        told, shown = (pair.query, pair.target) if kind == QUERIES else (pair.target, pair.query)
+        assert told.text == said.text and pair.target_key == said.text.casefold()
+        media = [part for part in prompt[-1].parts if not isinstance(part, Text)]
+        assert [part for part in shown.parts if not isinstance(part, Text)] == media
+    again = synthetic_pairs(model, sources, 5, tmp_path / "said", lambda text: None)
+    assert {kind: pairs.said for kind, pairs in again.items()} == {kind: pairs.said for kind, pairs in made.items()}
+    tasks = pair_tasks(made, fine=True, generation=0.0, batch_scale=1.0)
+    assert set(tasks) == set(made)
 
 
 def test_two_processes_do_what_the_loss_of_all_asks(base: Path, tmp_path: Path) -> None:

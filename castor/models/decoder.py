@@ -9,6 +9,7 @@ own level, as in EmbeddingGemma 2 (`load.py` translates).
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -76,6 +77,12 @@ def _block(config: TextConfig, layer: int) -> Block:
     return Block(attention, feed_forward, dim, eps, router=router, experts=experts, per_layer=per_layer)
 
 
+def _without_weights(config: ModelConfig) -> Decoder:
+    """A decoder of the same shape to which tensors are lent."""
+    with torch.device("meta"):
+        return Decoder(replace(config, text=replace(config.text, embedding_rank=None)))
+
+
 class Decoder(nn.Module):
     """Batch -> logits. Parameters come uninitialised for training: call `init_weights`, or load them."""
 
@@ -103,6 +110,8 @@ class Decoder(nn.Module):
             self.embed_audio = MediaProjection(audio.audio_embed_dim, text.hidden_size, audio.rms_norm_eps)
         rank = text.embedding_rank
         self.vector_adapters = None if rank is None else VectorAdapters(self, rank)
+        # In a tuple, as it is no part of this one.
+        self._twin: tuple[Decoder, ...] = () if rank is None else (_without_weights(config),)
         self._uncached = self._run_uncached
 
     def forward(self, batch: Batch, cache: KVCache | None = None) -> torch.Tensor:
@@ -128,12 +137,17 @@ class Decoder(nn.Module):
         The mean of its tokens' vectors, all of which see both ways. Documents come row by row, and in a row by their
         number. ValueError where the model has no head for it.
         """
-        if self.vector_adapters is None:
-            hidden_BTD = self.hidden(batch, bidirectional=True)
-        else:
-            hidden_BTD = hidden_with(self.vector_adapters.changed(self), self, self.hidden, batch)
-        mean_YE = mean_by_document(self.project_vectors(hidden_BTD), batch.doc_BT)
+        mean_YE = mean_by_document(self.project_vectors(self._hidden_for_vectors(batch)), batch.doc_BT)
         return F.normalize(mean_YE, dim=-1) if unit else mean_YE
+
+    def _hidden_for_vectors(self, batch: Batch) -> torch.Tensor:
+        """`hidden`, seen both ways, with the changes that hold where vectors are made."""
+        if self.vector_adapters is None:
+            return self.hidden(batch, bidirectional=True)
+        own = {name: tensor for name, tensor in (*self.named_parameters(), *self.named_buffers())}
+        own = {name: tensor for name, tensor in own.items() if not name.startswith("vector_adapters.")}
+        twin = self._twin[0]
+        return hidden_with(own | self.vector_adapters.changed(self), twin, twin.hidden, batch)
 
     def project_vectors(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
         """Hidden vectors -> what the mean over a document is taken of, [B, T, E]."""
@@ -279,6 +293,8 @@ class Decoder(nn.Module):
     def compile_layers(self) -> Decoder:
         """Compile masks and layers for batches without a cache, one graph per shape and type; gives self."""
         self._uncached = torch.compile(self._run_uncached, dynamic=False, fullgraph=True)
+        for twin in self._twin:
+            twin.compile_layers()
         return self
 
     def check_length(self, num_tokens: int, num_more: int = 0) -> None:

@@ -6,6 +6,7 @@ W of its layers and of its ways in for media acts as W + SCALE * B A where vecto
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 
 import torch
@@ -16,6 +17,7 @@ from castor.nn.conv import MatrixConv
 from castor.tokens.batch import Batch
 
 SCALE = 2.0  # of B A, as alpha is twice the rank elsewhere
+_ONE_AT_A_TIME = threading.Lock()  # a twin has one set of tensors at a time
 
 
 class VectorAdapters(nn.Module):
@@ -56,7 +58,7 @@ def _is_adapted(name: str, module: nn.Module) -> bool:
 
 
 class _SeesBothWays(nn.Module):
-    """A decoder's hidden vectors as a module's forward, which is where other matrices can be put in place."""
+    """A decoder's hidden vectors as a module's forward, which is where tensors can be put in place."""
 
     def __init__(self, decoder: nn.Module, hidden: Callable[..., torch.Tensor]) -> None:
         super().__init__()
@@ -67,8 +69,12 @@ class _SeesBothWays(nn.Module):
 
 
 def hidden_with(
-    matrices: Mapping[str, torch.Tensor], decoder: nn.Module, hidden: Callable[..., torch.Tensor], batch: Batch
+    tensors: Mapping[str, torch.Tensor], twin: nn.Module, hidden: Callable[..., torch.Tensor], batch: Batch
 ) -> torch.Tensor:
-    """`hidden`, a method of the decoder, of a batch seen both ways with these matrices in their places: [B, T, D]."""
-    placed = {f"decoder.{name}": matrix for name, matrix in matrices.items()}
-    return functional_call(_SeesBothWays(decoder, hidden), placed, (batch,), tie_weights=False)
+    """`hidden`, a method of `twin`, of a batch seen both ways with these tensors for its own: [B, T, D].
+
+    The twin is a decoder without weights, so that one which writes in another thread meanwhile is not touched.
+    """
+    placed = {f"decoder.{name}": tensor for name, tensor in tensors.items()}
+    with _ONE_AT_A_TIME:
+        return functional_call(_SeesBothWays(twin, hidden), placed, (batch,), tie_weights=False)

@@ -30,7 +30,8 @@ class EmbedConfig:
     task_strings: float = 0.5  # share of the pairs of texts that carry the words of their task
     hard_negatives: Literal["made", "mined", "none"] = "made"  # mined: also those of real pairs, before fine-tuning
     mine_rank: int = 4  # the neighbour that a mined negative is
-    filter: bool = False  # leave out real pairs whose target is not near, before fine-tuning
+    filter: bool = False  # leave out real and synthetic pairs whose target is not near, before fine-tuning
+    synthetic: int = 0  # answers of the model's own, of each kind, that become pairs (`synthetic.py`)
     soup: int = 1  # states of the last quarter of fine-tuning that are averaged; 1: the last one alone
     batch_scale: float = 1.0  # on the pairs of every task's step
     mixed_tasks: bool = False  # pairs of all tasks in every step, instead of one task's
@@ -58,7 +59,7 @@ class EmbedConfig:
         for name in ("soup", "mine_rank", "num_rows", "row_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("steps", "processes", "num_workers", "adapters", "last_layers", "teaching"):
+        for name in ("steps", "processes", "num_workers", "adapters", "last_layers", "teaching", "synthetic"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
         if self.pre_share + self.write_share >= 1:

@@ -35,6 +35,7 @@ from castor.recipes.pairs import RenderPair, pair_sources, pair_tasks
 from castor.recipes.real import real_data, real_sources
 from castor.recipes.rendering import RenderExample
 from castor.recipes.settings import Notes, keep_settings
+from castor.recipes.synthetic import SyntheticPairs, synthetic_pairs
 from castor.runtime import best_precision, can_compile, pick_device, prepare_cpu, threads
 from castor.tokens.batch import Batch
 from castor.tokens.embedding import EmbeddingRenderer
@@ -76,8 +77,8 @@ class EmbedRun:
         self.model = load(self.base, device="cpu")
         if not isinstance(self.model.renderer, Renderer | EmbeddingRenderer):
             raise ValueError(f"model={config.model!r}: only our own models and embedding_gemma2 learn to make vectors")
-        if config.writes and not isinstance(self.model.renderer, Renderer):
-            raise ValueError(f"generation or write_share: {config.model!r} does not write")
+        if (config.writes or config.synthetic) and not isinstance(self.model.renderer, Renderer):
+            raise ValueError(f"generation, write_share or synthetic: {config.model!r} does not write")
         decoder = trained_decoder(self.model.decoder, config).to(self.device)
         _teacher(config, self.model)  # refused here, before anything is begun
         self.compiles = config.compile and (self.device != "cpu" or can_compile())
@@ -88,6 +89,8 @@ class EmbedRun:
         keep_settings(self.folder, config)
         self.notes = Notes(self.folder / "plan.json")
         say(f"pairs from Diorama and {len(data.sources)} real sets" if data.sources else "pairs from Diorama alone")
+        if config.synthetic:
+            self.sources |= self._synthetic()
         self.processes = int(self.notes.once("processes", self._num_processes))
         self._gather: SharedGather | None = None
         self._workers: Workers | None = None
@@ -183,6 +186,12 @@ class EmbedRun:
         learned = SpannedMixture(mixture(self.config.seed, real), 0.9, 1.0)
         return Loader(shape, learned, RenderExample(str(self.base), renderer.config), pack)
 
+    def _synthetic(self) -> dict[str, Any]:
+        """Pairs from the answers of the model that the run begins with."""
+        real, _ = real_sources(self.config.data)
+        sources = mixture(self.config.seed, real).sources
+        return synthetic_pairs(load(self.base), sources, self.config.synthetic, self.folder / "synthetic", self.say)
+
     def train(self, stage: str) -> bool:
         """One stage; False where Ctrl-C ended it early."""
         begin, end = self.config.stretch(stage)
@@ -258,7 +267,7 @@ class EmbedRun:
         """Hard negatives and filtered pairs of the real sets, found once with the model as it stands."""
         miner = PoolMiner(self.model_now(), self.config.mine_rank, self.folder / "mined", self.say)
         for name, source in self.sources.items():
-            if isinstance(source, RealPairs):  # a finite set
+            if isinstance(source, RealPairs | SyntheticPairs):  # a finite set
                 self.sources[name] = miner.source(
                     name, source, negatives=self.config.hard_negatives == "mined", filtered=self.config.filter
                 )
