@@ -3,10 +3,11 @@
     python bench/quantize.py --model atom --limit 50 --count 256
 
 Loss is the mean of nats a token over examples of the small world that no training sees (split "val"), media and
-pictures included. "nearest" rounds each weight; "gptq" is calibrated on `--count` training examples. Scores are the
-means of the evaluation's main rows, error rates turned round (1 - rate); "worst" is the largest loss of points of one
-task against whole weights, by name. Few examples make tasks noisy: half the interval of one is about
-100 / sqrt(limit) points.
+pictures included. "Whole" are the weights as they are saved, bfloat16. "nearest" rounds each weight; "gptq" is
+calibrated on `--count` training examples. Scores are the evaluation's main rows, from 0 to 1, error rates turned round
+(1 - rate), without "reconstruction", which the codec answers alone; "worst" is the largest loss of points of one task
+against whole weights, by name. Few examples make tasks noisy: half the interval of one is about 100 / sqrt(limit)
+points. A second table has every task.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 
 WAYS: dict[str, tuple[int, int, str] | None] = {
-    "whole": None,
+    "whole, bfloat16": None,
     "int8, nearest": (8, 8, "nearest"),
     "int4, nearest": (4, 4, "nearest"),
     "int4, gptq": (4, 4, "gptq"),
@@ -69,8 +70,17 @@ def scores(model: Any, limit: int) -> dict[str, float]:
     from castor.recipes.evaluation import evaluate_model
 
     report = evaluate_model(model, limit=limit, say=lambda _: None)
-    main = [row for row in report.rows if row.is_main and row.slice == "all"]
+    main = [row for row in report.rows if row.is_main and row.slice == "all" and row.task != "reconstruction"]
     return {row.task: row.score if row.higher_is_better else 1 - row.score for row in main}
+
+
+def print_tasks(found: dict[str, dict[str, float]]) -> None:
+    """Points of every task with whole weights, and what is gained or lost in fewer bits."""
+    first, *others = found
+    print(f"\n| task | {first} | {' | '.join(others)} |\n|---|{'--:|' * len(found)}")
+    for task, score in found[first].items():
+        changes = (f"{100 * (found[name][task] - score):+.1f}" for name in others)
+        print(f"| {task} | {100 * score:.1f} | {' | '.join(changes)} |")
 
 
 def main() -> None:
@@ -89,12 +99,14 @@ def main() -> None:
         row: dict[str, Any] = {"bytes": num_bytes, "loss": held_out_loss(model, arguments.held_out), "seconds": seconds}
         row["scores"] = scores(model, arguments.limit) if arguments.limit else {}
         found[name] = row
-        whole = found["whole"]["scores"]
+        whole = next(iter(found.values()))["scores"]
         change = {task: 100 * (row["scores"][task] - value) for task, value in whole.items()}
         worst = min(change, key=lambda task: change[task]) if change else ""
         mean = f"{sum(row['scores'].values()) / len(row['scores']):.3f}" if change else "–"
         told = f"{worst} {change[worst]:+.1f}" if change else "–"
         print(f"| {name} | {num_bytes / 1e6:.1f} | {row['loss']:.4f} | {mean} | {told} | {seconds:.1f} |", flush=True)
+    if arguments.limit:
+        print_tasks({name: row["scores"] for name, row in found.items()})
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(found, indent=2))
 
