@@ -34,6 +34,7 @@ from castor.log import LiveLine, read_metrics
 from castor.models.codec import CodecConfig, ImageCodec
 from castor.models.config import ModelConfig
 from castor.models.decoder import Decoder
+from castor.models.front_ends import AudioWay, VisionWay, rendered_for, sized
 from castor.models.sizes import SIZES
 from castor.nn.quantizer import init_code_rows
 from castor.recipes.curriculum import SpannedMixture, mixture
@@ -66,6 +67,8 @@ class RunConfig:
     minutes: float = 60.0  # of training, all stages together; decides the steps unless they are given
     seed: int = 0
     size: str = "atom"
+    vision: VisionWay = "size"  # how pictures come in: as the size has it, "linear", "stem" or "tower"
+    audio: AudioWay = "size"  # sounds likewise; also "raw" (samples) and "conformer"
     data: str = ""  # folder of real data; empty: the variable CASTOR_DATA, or Diorama alone
     examples: tuple[str, ...] = ()  # files of one's own examples, one JSON object a line
     examples_weight: float = 3.0  # of each such file, where a task of Diorama weighs about one
@@ -100,6 +103,12 @@ class RunConfig:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
         if self.processes and self.num_rows % self.processes:
             raise ValueError(f"num_rows={self.num_rows} cannot be shared evenly by processes={self.processes}")
+        sized(self.size, self.media, self.vision, self.audio)  # refused here, before anything is made
+
+    @property
+    def media(self) -> RenderConfig:
+        """How media become tokens in this run: `renderer` with what its ways in need."""
+        return rendered_for(self.renderer, self.vision, self.audio)
 
 
 def run_pipeline(config: RunConfig, say: Callable[[str], None] = print) -> Model | None:
@@ -213,16 +222,10 @@ class Run:
 
     def model_config(self) -> ModelConfig:
         """The size's config with this run's vocabulary and media."""
-        config, renderer, space = SIZES[self.config.size], self.config.renderer, self.space()
-        assert config.vision is not None and config.audio is not None, "every size sees and hears"
-        vision = dataclasses.replace(
-            config.vision, patch_size=renderer.patch_size, pooling_kernel_size=renderer.pooling
-        )
+        config, space = sized(self.config.size, self.config.media, self.config.vision, self.config.audio), self.space()
         return dataclasses.replace(
             config,
             text=dataclasses.replace(config.text, vocab_size=space.vocab_size),
-            vision=vision,
-            audio=dataclasses.replace(config.audio, audio_embed_dim=renderer.frame_dim),
             **{name: space.special(token) for name, token in CONFIG_IDS.items()},
         )
 
@@ -274,7 +277,7 @@ class Run:
             num_workers=self.config.num_workers,
         )
         span = (0.0, 0.6) if stage == "pretrain" else (0.6, 1.0)
-        render = RenderExample(str(self.folder), self.config.renderer)
+        render = RenderExample(str(self.folder), self.config.media)
         return Loader(config, SpannedMixture(self.mixture, *span), render, pack)
 
     def train(self, stage: str) -> bool:
@@ -334,7 +337,7 @@ class Run:
     def model(self) -> Model:
         """The run's model as it stands, ready to answer."""
         codec = ImageCodec.load(self.folder).to(self.device)
-        renderer = make_renderer(self.folder, self.config.renderer, codec)
+        renderer = make_renderer(self.folder, self.config.media, codec)
         own = {path: Path(path).name for path in self.config.examples}  # no paths of this machine
         card = {
             "recipe": to_dict(self.config) | {"out": "", "data": "", "examples": list(own.values())},
