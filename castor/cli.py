@@ -72,7 +72,8 @@ Trains tokenizer, image codec and model, stage by stage.
   castor train                                     the recipes there are
   castor train atom minutes=30 out=runs/mine
   castor train atom examples=mine.jsonl data=FOLDER
-  castor train finetune model=atom examples=mine.jsonl out=runs/mine method=full|lora|qlora rank=16
+  castor train atom vision=tower audio=conformer   other ways in for pictures and sounds than the size's own
+  castor train finetune --model atom examples=mine.jsonl out=runs/mine method=full|lora|qlora rank=16
   castor train embed model=FOLDER out=runs/embed minutes=15      a head that makes vectors of any medium
 
 {_SETTINGS}
@@ -123,7 +124,11 @@ def in_order(argv: list[str]) -> list[str]:
     """Bare words of what takes a prompt as --text options: words and files keep the order they were written in.
 
     ["generate", "hello", "--image", "a.png"] -> ["generate", "--text=hello", "--image", "a.png"]
+    ["train", "finetune", "--model", "a", "rank=4"] -> ["train", "--model", "a", "finetune", "rank=4"]
     """
+    if argv[:1] == ["train"] and "--model" in argv[1:-1]:  # argparse takes the settings as one run of words
+        at = argv.index("--model")
+        return ["train", *argv[at : at + 2], *argv[1:at], *argv[at + 2 :]]
     if argv[:1] not in (["generate"], ["embed"], ["search"], ["ask"]):
         return argv
     kept, words = argv[:1], iter(argv[1:])
@@ -162,6 +167,7 @@ def build_parser() -> argparse.ArgumentParser:
     train = verb("train", run_train, "run a training recipe; without a name, list them", TRAIN)
     train.add_argument("recipe", nargs="?", metavar="RECIPE", help="name of a recipe")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change, such as minutes=5")
+    train.add_argument("--model", metavar="NAME", help="what finetune and embed start from, as model=NAME")
     speedrun = verb("speedrun", run_speedrun, "make a small model from nothing, and score it", SPEEDRUN)
     speedrun.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change, such as minutes=5")
     merge_options(verb("merge", run_merge, "put an adapter into a model's weights for good, as a folder of its own"))
@@ -255,7 +261,8 @@ def run_train(arguments: Any) -> int:
         raise ValueError(
             f"{arguments.recipe!r} is a setting; the recipe's name comes first: {', '.join(recipes.RECIPES)}"
         )
-    return 0 if recipes.run(arguments.recipe, arguments.overrides) else 130
+    model = [] if arguments.model is None else [f"model={arguments.model}"]
+    return 0 if recipes.run(arguments.recipe, [*model, *arguments.overrides]) else 130
 
 
 def run_merge(arguments: Any) -> None:

@@ -13,12 +13,10 @@ from castor.diorama.parse import drawing_f1
 from castor.diorama.world import World
 from castor.models.codec import CodecConfig
 from castor.models.decoder import Decoder
-from castor.models.sizes import PARAMETERS
-from castor.models.stems import ConvFrameEmbedder, ConvPatchEmbedder
+from castor.models.sizes import PARAMETERS, SIZES
 from castor.recipes.curriculum import CourseConfig, SpannedMixture, level, mixture
 from castor.recipes.pipeline import SPANS, STRETCHES, Run, RunConfig, run_pipeline
 from castor.recipes.shape import ShapeConfig, fresh_decoder, model_config
-from castor.tokens.render import RenderConfig
 from castor.tokens.space import IdSpace
 
 SPACE = IdSpace(num_text=4096, num_codes=1000)
@@ -26,7 +24,7 @@ SPACE = IdSpace(num_text=4096, num_codes=1000)
 
 def decoder(**shape: object) -> Decoder:
     chosen = ShapeConfig(**shape)
-    config = model_config("atom", chosen, SPACE, RenderConfig())
+    config = model_config(SIZES["atom"], chosen, SPACE)
     return fresh_decoder(config, chosen, CodecConfig(), SPACE.first_code, 0)
 
 
@@ -39,13 +37,6 @@ def test_a_size_keeps_its_shape_unless_told_otherwise() -> None:
     assert small.language_model.embed_tokens.weight.shape == (SPACE.vocab_size, 128)
     with pytest.raises(ValueError, match="width=100"):
         decoder(width=100)
-
-
-def test_media_come_in_through_convolutions_or_as_they_are() -> None:
-    both, one = decoder(), decoder(stems=("audio",))
-    assert isinstance(both.vision_embedder, ConvPatchEmbedder) and isinstance(both.embed_audio, ConvFrameEmbedder)
-    assert not isinstance(one.vision_embedder, ConvPatchEmbedder) and isinstance(one.embed_audio, ConvFrameEmbedder)
-    assert not decoder(stems=()).config.has_stems
 
 
 def test_weights_begin_larger_or_apart_when_asked() -> None:
@@ -99,7 +90,8 @@ def test_a_changed_run_from_nothing_to_a_model(tmp_path: Path, monkeypatch: pyte
         num_workers=0,
         compile=False,
         processes=1,
-        shape=ShapeConfig(width=128, layers=2, stems=("audio",)),
+        shape=ShapeConfig(width=128, layers=2),
+        vision="linear",
         course=CourseConfig(order="level", sources=("caption", "drawing", "spoken_sentence"), drawing_px=48),
     )
     assert run_pipeline(config, str) is not None

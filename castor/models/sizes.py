@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from castor.models.audio_tower import AudioTowerConfig
 from castor.models.config import AudioConfig, ModelConfig, TextConfig, VisionConfig
+from castor.models.vision_tower import VisionTowerConfig
 from castor.tokens.space import CONFIG_IDS, IdSpace
 
 _GEMMA_VOCABULARY = 262_144
@@ -17,6 +19,7 @@ _GEMMA_IDS: dict[str, Any] = {
     "boa_token_id": 256_000,
     "eoa_token_index": 258_883,
 }
+STEMS = ((32, 64, 96), (128, 128, 128))  # channels of the small sizes' convolutions: pictures, sounds
 
 
 def _small(hidden: int, layers: int, heads: int, kv_heads: int, inner: int) -> ModelConfig:
@@ -37,9 +40,9 @@ def _small(hidden: int, layers: int, heads: int, kv_heads: int, inner: int) -> M
         eos_token_id=space.special("<turn|>"),
     )
     vision = VisionConfig(
-        patch_size=32, pooling_kernel_size=1, mm_embed_dim=hidden, mm_posemb_size=64, stem_channels=(32, 64, 96)
+        patch_size=32, pooling_kernel_size=1, mm_embed_dim=hidden, mm_posemb_size=64, stem_channels=STEMS[0]
     )
-    audio = AudioConfig(audio_embed_dim=640, stem_channels=(128, 128, 128))
+    audio = AudioConfig(audio_embed_dim=640, stem_channels=STEMS[1])
     ids: dict[str, Any] = {field: space.special(name) for field, name in CONFIG_IDS.items()}
     return ModelConfig(text=text, vision=vision, audio=audio, **ids)
 
@@ -72,6 +75,40 @@ def _large(
     return ModelConfig(text=text, vision=vision, audio=AudioConfig(), **_GEMMA_IDS)
 
 
+def _vision_tower(hidden: int, layers: int, heads: int) -> VisionTowerConfig:
+    """A small tower, for pictures of up to 64 squares a side."""
+    return VisionTowerConfig(
+        hidden_size=hidden,
+        intermediate_size=4 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        head_dim=hidden // heads,
+        position_embedding_size=256,
+    )
+
+
+def _conformer(hidden: int, layers: int, heads: int, out: int) -> AudioTowerConfig:
+    """A small Conformer; a run sets its mel bands to those it hears."""
+    return AudioTowerConfig(
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        subsampling_conv_channels=(80, 16),
+        use_clipped_linears=False,
+        output_proj_dims=out,
+    )
+
+
+_WIDE_TOWER = VisionTowerConfig(
+    hidden_size=1152,
+    intermediate_size=4304,
+    num_hidden_layers=27,
+    num_attention_heads=16,
+    num_key_value_heads=16,
+    head_dim=72,
+)
+
 SIZES: dict[str, ModelConfig] = {
     "atom": _small(192, 4, 3, 3, 768),
     "micro": _small(512, 12, 8, 2, 2048),
@@ -79,6 +116,24 @@ SIZES: dict[str, ModelConfig] = {
     "nano-2": _large(2304, 30, 8, 4, 10496),
     "pro": _large(3840, 48, 16, 8, 15360),
     "ultra": _large(12288, 60, 48, 8, 36864),
+}
+
+# What a size has in front where a run asks for a tower (`front_ends.py`); the largest are those of Gemma 4.
+VISION_TOWERS: dict[str, VisionTowerConfig] = {
+    "atom": _vision_tower(128, 4, 4),
+    "micro": _vision_tower(384, 8, 6),
+    "nano-1": VisionTowerConfig(),
+    "nano-2": VisionTowerConfig(),
+    "pro": _WIDE_TOWER,
+    "ultra": _WIDE_TOWER,
+}
+CONFORMERS: dict[str, AudioTowerConfig] = {
+    "atom": _conformer(128, 4, 4, 192),
+    "micro": _conformer(384, 8, 6, 512),
+    "nano-1": AudioTowerConfig(),
+    "nano-2": AudioTowerConfig(),
+    "pro": AudioTowerConfig(),
+    "ultra": AudioTowerConfig(),
 }
 
 # Parameters of each size. Published `pro` weights count 48 more: the fixed scale of each layer.

@@ -34,6 +34,7 @@ from castor.log import LiveLine, read_metrics
 from castor.models.codec import CodecConfig, ImageCodec
 from castor.models.config import ModelConfig
 from castor.models.decoder import Decoder
+from castor.models.front_ends import AudioWay, VisionWay, rendered_for, sized
 from castor.models.sizes import SIZES
 from castor.recipes.curriculum import CourseConfig, SpannedMixture, level, mixture
 from castor.recipes.real import real_sources
@@ -70,6 +71,8 @@ class RunConfig:
     seed: int = 0
     size: str = "atom"
     start: str = ""  # a model to go on from, by name or folder; empty: from nothing
+    vision: VisionWay = "size"  # how pictures come in: as the size has it, "linear", "stem" or "tower"
+    audio: AudioWay = "size"  # sounds likewise; also "raw" (samples) and "conformer"
     data: str = ""  # folder of real data; empty: the variable CASTOR_DATA, or Diorama alone
     examples: tuple[str, ...] = ()  # files of one's own examples, one JSON object a line
     examples_weight: float = 3.0  # of each such file, where a task of Diorama weighs about one
@@ -111,13 +114,19 @@ class RunConfig:
                 raise ValueError(f"{name}={getattr(self, name)} must be a share of the steps, 0 to 1")
         if self.processes and self.num_rows % self.processes:
             raise ValueError(f"num_rows={self.num_rows} cannot be shared evenly by processes={self.processes}")
+        sized(self.size, self.media, self.vision, self.audio)  # refused here, before anything is made
+
+    @property
+    def media(self) -> RenderConfig:
+        """How media become tokens in this run: `renderer` with what its ways in need."""
+        return rendered_for(self.renderer, self.vision, self.audio)
 
 
 def run_pipeline(config: RunConfig, say: Callable[[str], None] = print) -> Model | None:
     """Train all stages; gives the model, or None where Ctrl-C ended a stage early (saved, to be gone on with)."""
     with Run(config, say) as run:
         if config.start:
-            take_start(config.start, run.folder, codec=config.codec, renderer=config.renderer)
+            take_start(config.start, run.folder, codec=config.codec, renderer=config.media)
         run.make_tokenizer()
         run.make_codec()
         for stage in ("pretrain", "tune"):
@@ -228,7 +237,8 @@ class Run:
 
     def model_config(self) -> ModelConfig:
         """The size's config with this run's vocabulary, media and shape."""
-        return model_config(self.config.size, self.config.shape, self.space(), self.config.renderer)
+        config = sized(self.config.size, self.config.media, self.config.vision, self.config.audio)
+        return model_config(config, self.config.shape, self.space())
 
     def space(self) -> IdSpace:
         """The id space of this run's tokenizer and codec."""
@@ -280,7 +290,7 @@ class Run:
         )
         begin, end = SPANS[stage]
         span = (max(begin, BEGUN) if self.config.start else begin, end)
-        render = RenderExample(str(self.folder), self.config.renderer)
+        render = RenderExample(str(self.folder), self.config.media)
         return Loader(config, SpannedMixture(self.mixture, *span), render, pack)
 
     def train(self, stage: str) -> bool:
@@ -340,7 +350,7 @@ class Run:
     def model(self) -> Model:
         """The run's model as it stands, ready to answer."""
         codec = ImageCodec.load(self.folder).to(self.device)
-        renderer = make_renderer(self.folder, self.config.renderer, codec)
+        renderer = make_renderer(self.folder, self.config.media, codec)
         own = {path: Path(path).name for path in self.config.examples}  # no paths of this machine
         card = {
             "recipe": to_dict(self.config) | {"out": "", "data": "", "start": "", "examples": list(own.values())},

@@ -5,14 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 from castor.models.codec import CodecConfig
-from castor.models.config import ModelConfig
+from castor.models.config import ModelConfig, VisionConfig
 from castor.models.decoder import Decoder
-from castor.models.sizes import SIZES
 from castor.nn.quantizer import init_code_rows
-from castor.tokens.render import RenderConfig
 from castor.tokens.space import CONFIG_IDS, IdSpace
 
 
@@ -22,7 +19,6 @@ class ShapeConfig:
 
     width: int = 0  # of the stream, whole heads of it; heads and feed-forward grow with it; 0: the size's own
     layers: int = 0  # 0: the size's own
-    stems: tuple[Literal["vision", "audio"], ...] = ("vision", "audio")  # media not named are projected as they are
     init_scale: float = 1.0  # of every matrix at the start
     alike_codes: bool = True  # picture codes that paint alike begin alike
 
@@ -34,13 +30,11 @@ class ShapeConfig:
             raise ValueError(f"shape.init_scale={self.init_scale} must be positive and finite")
 
 
-def model_config(size: str, shape: ShapeConfig, space: IdSpace, renderer: RenderConfig) -> ModelConfig:
-    """The size's config with a run's vocabulary, media and shape; ValueError for a width that is not whole heads."""
-    config = SIZES[size]
-    assert config.vision is not None and config.audio is not None, "every size sees and hears"
+def model_config(config: ModelConfig, shape: ShapeConfig, space: IdSpace) -> ModelConfig:
+    """A size's config with a run's vocabulary and shape; ValueError for a width that is not whole heads."""
     text, width = config.text, shape.width or config.text.hidden_size
     if width * text.num_attention_heads % text.hidden_size or width * text.num_key_value_heads % text.hidden_size:
-        raise ValueError(f"shape.width={width} does not make whole heads, as {text.hidden_size} does in {size}")
+        raise ValueError(f"shape.width={width} does not make whole heads, as {text.hidden_size} does in this size")
     layers = shape.layers or text.num_hidden_layers
     text = dataclasses.replace(
         text,
@@ -52,20 +46,11 @@ def model_config(size: str, shape: ShapeConfig, space: IdSpace, renderer: Render
         num_hidden_layers=layers,
         layer_types=text.layer_types if layers == text.num_hidden_layers else None,
     )
-    vision = dataclasses.replace(
-        config.vision,
-        patch_size=renderer.patch_size,
-        pooling_kernel_size=renderer.pooling,
-        mm_embed_dim=width,
-        stem_channels=config.vision.stem_channels if "vision" in shape.stems else (),
-    )
-    audio = dataclasses.replace(
-        config.audio,
-        audio_embed_dim=renderer.frame_dim,
-        stem_channels=config.audio.stem_channels if "audio" in shape.stems else (),
-    )
+    vision = config.vision
+    if isinstance(vision, VisionConfig):
+        vision = dataclasses.replace(vision, mm_embed_dim=width)
     ids = {name: space.special(token) for name, token in CONFIG_IDS.items()}
-    return dataclasses.replace(config, text=text, vision=vision, audio=audio, **ids)
+    return dataclasses.replace(config, text=text, vision=vision, **ids)
 
 
 def fresh_decoder(config: ModelConfig, shape: ShapeConfig, codec: CodecConfig, first_code: int, seed: int) -> Decoder:
