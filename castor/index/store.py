@@ -253,11 +253,11 @@ class Store:
 
     def drop_root(self, path: str) -> int:
         """Forget a folder and all files below it; gives how many. Files below another remembered folder stay."""
-        with self._transaction() as cursor:
-            cursor.execute("DELETE FROM roots WHERE path = ?", (path,))
-        others = tuple(f"{root.rstrip('/')}/" for root in self.roots())
+        others = tuple(f"{root.rstrip('/')}/" for root in self.roots() if root != path)
         gone = [file for file in self.files(path) if not file.startswith(others or "\0")]
         self.forget(gone)
+        with self._transaction() as cursor:  # last, so that a crash leaves nothing that no folder accounts for
+            cursor.execute("DELETE FROM roots WHERE path = ?", (path,))
         self.sweep()
         return len(gone)
 
