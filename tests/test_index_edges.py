@@ -17,6 +17,7 @@ import castor
 from castor.index import examples, groups, snapshot
 from castor.index import index as index_file
 from castor.index.graph import Graph
+from castor.index.hits import Hit
 from castor.index.passages import passages
 from castor.index.piece import Place
 from castor.index.reading import pieces_of
@@ -178,10 +179,22 @@ def test_an_example_is_embedded_some_pieces_at_a_time(
     assert content is None and len(passages(text, "markdown")) == 5 and np.abs(vector - wanted).max() < 1e-5
 
 
+@pytest.mark.parametrize(("date_s", "year"), [(1e12, 9999), (-1e12, 1), (0.0, 1970)])
+def test_a_file_may_claim_any_year(date_s: float, year: int) -> None:
+    hit = Hit(path="/f", kind="image", place=Place(), score=1.0, date_s=date_s)
+    assert abs(hit.date.year - year) <= 1 and hit.to_json()["date"].startswith(f"{hit.date.year:04d}-")
+
+
 def test_what_cannot_be_asked_is_said(model: castor.Model, index: castor.Index, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="k=0 must be at least 1"):
         index.search("a boat", k=0)
+    (tmp_path / "odd" / "index.db").mkdir(parents=True)
+    with pytest.raises(ValueError, match="index.db: cannot be opened"):
+        castor.Index(tmp_path / "odd", model=model)
     empty = castor.Index(tmp_path / "empty", model=model)
+    (tmp_path / "empty" / "writer.db").mkdir()
+    with pytest.raises(ValueError, match="empty: cannot be written to"):
+        empty.update(tmp_path / "things")
     assert empty.search("a boat") == []
     with pytest.raises(ValueError, match="this index has none"):
         Graph.build(empty.store, empty.vectors())
