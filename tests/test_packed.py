@@ -171,6 +171,14 @@ def test_calibrated_rounding_keeps_products_better() -> None:
     assert lost[1] < 0.7 * lost[0]
 
 
+def test_calibration_refuses_what_is_not_finite() -> None:
+    weight_FD, moment_DD = matrix(16, 32), torch.eye(32)
+    with pytest.raises(ValueError, match="weights that are not finite cannot be kept in 4 bits"):
+        compensated(weight_FD.index_fill(0, torch.tensor([3]), torch.nan), moment_DD, 4)
+    with pytest.raises(ValueError, match="inputs that are not finite"):
+        compensated(weight_FD, moment_DD * torch.inf, 4)
+
+
 def test_experts_are_packed_one_behind_the_other() -> None:
     experts = Experts(dim=32, inner_dim=16, num_experts=3)
     experts.reset_parameters(torch.Generator().manual_seed(0))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 import torch
 
-from castor.bench.ceilings import median
 from castor.bench.subject import Cost
 from castor.engine.engine import Engine, EngineConfig
 from castor.engine.model import PREFILL_TOKENS, Model

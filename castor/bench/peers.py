@@ -10,11 +10,11 @@ import time
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 
-from castor.bench.ceilings import median
 from castor.bench.subject import random_model, text_shape
 from castor.models.config import ModelConfig
 

@@ -14,6 +14,11 @@ from castor.nn.native import native
 LEVELS = ("none", "AVX2", "AVX-512 VNNI", "AMX int8")
 
 
+def bits_of(codes: torch.Tensor) -> int:
+    """4 or 8: how many bits a weight has in these tiles."""
+    return 4 if codes.shape[2] == 4 else 8
+
+
 class Kernels:
     """The library, the best level of instructions that this processor has, and the threads that PyTorch uses."""
 
@@ -41,7 +46,7 @@ class Kernels:
         x = x.contiguous()
         *rows, num_inputs = x.shape
         y = x.new_empty(*rows, num_outputs)
-        bits = 4 if codes.shape[2] == 4 else 8
+        bits = bits_of(codes)
         failed = self._product(
             codes.data_ptr(),
             scales.data_ptr(),
@@ -64,7 +69,7 @@ class Kernels:
         """The rows of a packed matrix that whole numbers `ids` name, float32 [..., num_inputs]."""
         ids = ids.long().contiguous()  # the code reads eight bytes for each
         out = torch.empty(*ids.shape, num_inputs)
-        bits = 4 if codes.shape[2] == 4 else 8
+        bits = bits_of(codes)
         self._rows(codes.data_ptr(), scales.data_ptr(), ids.data_ptr(), out.data_ptr(), ids.numel(), num_inputs, bits)
         return out
 
