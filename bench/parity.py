@@ -38,7 +38,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import reference as ref  # noqa: E402
 import test_gemma4_media as media  # noqa: E402
 import transformers  # noqa: E402
-from test_vision_tower import randomise  # noqa: E402
 
 UNIFIED = "gemma4_unified 12B"
 # t: tokens of text; i: a picture; a: a sound; v: a video. As in tests/test_gemma4_media.py.
@@ -197,18 +196,7 @@ def reference_of(name: str) -> Any:
     )
     torch.manual_seed(0)
     model = transformers.Gemma4UnifiedForConditionalGeneration._from_config(config, attn_implementation="eager").eval()
-    scales = {key: tensor.clone() for key, tensor in model.named_buffers() if "embed_scale" in key}
-    randomise(model)
-    with torch.no_grad():
-        for key, tensor in model.named_parameters():
-            if "q_norm" in key or "k_norm" in key:
-                tensor.mul_(0.5)
-        for key, tensor in model.named_buffers():
-            if key in scales:
-                tensor.copy_(scales[key])
-            elif key.endswith("layer_scalar"):
-                tensor.fill_(0.7 + 0.3 * torch.rand(()).item())
-    return model
+    return ref.randomise_model(model)
 
 
 def readable(config: ModelConfig) -> dict[str, list[media.Item]]:

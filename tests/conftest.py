@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -92,3 +93,24 @@ def decoder(tiny_config: ModelConfig) -> Decoder:
 def model(decoder: Decoder, renderer: Renderer, codec: ImageCodec) -> Model:
     """A tiny untrained model that can do everything, badly."""
     return Model(decoder, renderer, codec)
+
+
+@pytest.fixture(scope="module")
+def served(request: pytest.FixtureRequest, tiny_config: ModelConfig, renderer: Renderer, codec: ImageCodec) -> Any:
+    """A server with a tiny untrained model behind it, by the module's SETTINGS (`serving.serving`)."""
+    from serving import new_model, serving
+
+    with serving(new_model(tiny_config, renderer, codec), **getattr(request.module, "SETTINGS", {})) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def google(served: Any) -> Any:
+    """Google's client of the module's server."""
+    return pytest.importorskip("google.genai").Client(api_key="local", http_options={"base_url": served.url})
+
+
+@pytest.fixture(scope="module")
+def client(served: Any) -> Any:
+    """OpenAI's client of the module's server."""
+    return pytest.importorskip("openai").OpenAI(api_key="local", base_url=f"{served.url}/v1", max_retries=0)

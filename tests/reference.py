@@ -6,6 +6,7 @@ Used by the parity tests and by `bench/parity.py`. To add a family, or a medium 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence as Seq
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from test_vision_tower import randomise
 
+from castor.models.config import ModelConfig
 from castor.models.decoder import Decoder
+from castor.models.load import load_model, save_model
 from castor.tokens.batch import Batch
 from castor.tokens.pack import collate
 from castor.tokens.sequence import Sequence
@@ -106,6 +110,41 @@ def random_reference(architecture: Architecture, seed: int = 0, **changes: Any) 
             if name.endswith("layer_scalar"):
                 buffer.fill_(0.7 + 0.3 * torch.rand(1).item())
     return model
+
+
+def randomise_model(model: Any) -> Any:
+    """`randomise` of a model with media: scores kept small, as in `random_reference`, the scale of embeddings kept."""
+    scales = {name: tensor.clone() for name, tensor in model.named_buffers() if "embed_scale" in name}
+    randomise(model)
+    with torch.no_grad():
+        for name, tensor in model.named_parameters():
+            if "q_norm" in name or "k_norm" in name:
+                tensor.mul_(0.5)
+        for name, tensor in model.named_buffers():
+            if name in scales:
+                tensor.copy_(scales[name])
+            elif name.endswith("layer_scalar"):
+                tensor.fill_(0.7 + 0.3 * torch.rand(()).item())
+    return model
+
+
+def pairs(names: Seq[str], folder: Path) -> dict[str, tuple[Any, Decoder]]:
+    """A random model of transformers' for each architecture, and ours, read from what theirs saved below `folder`."""
+    found = {}
+    for name in names:
+        reference = random_reference(ARCHITECTURES[name])
+        found[name] = reference, load_model(write(reference, folder / name))
+    return found
+
+
+def read_back(model: Decoder, name: str, folder: Path) -> Any:
+    """What transformers reads from a model that we saved: of the same configuration, no tensor too few or many."""
+    save_model(model, folder)
+    assert ModelConfig.from_hf(json.loads((folder / "config.json").read_text())) == model.config
+    reader = getattr(transformers, ARCHITECTURES[name].model)
+    again, report = reader.from_pretrained(folder, output_loading_info=True)
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    return again.eval()
 
 
 def write(reference: Any, folder: Path) -> Path:

@@ -18,7 +18,6 @@ import transformers
 
 from castor.models.config import ModelConfig
 from castor.models.decoder import Decoder
-from castor.models.load import load_model, save_model
 from castor.models.text_config import FULL, SLIDING
 from castor.nn.pool import mean_by_document
 
@@ -30,11 +29,7 @@ Pair = tuple[Any, Decoder]
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pair]:
-    found = {}
-    for name in NAMES:
-        reference = ref.random_reference(ref.ARCHITECTURES[name])
-        found[name] = reference, load_model(ref.write(reference, tmp_path_factory.mktemp("model")))
-    return found
+    return ref.pairs(NAMES, tmp_path_factory.mktemp("models"))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -107,14 +102,10 @@ def test_every_parameter_learns(pairs: dict[str, Pair]) -> None:
 @torch.inference_mode()
 def test_what_we_save_transformers_reads(pairs: dict[str, Pair], name: str, tmp_path: Path) -> None:
     model = pairs[name][1]
-    save_model(model, tmp_path)
-    assert ModelConfig.from_hf(json.loads((tmp_path / "config.json").read_text())) == model.config
-    reader = getattr(transformers, ref.ARCHITECTURES[name].model)
-    again, report = reader.from_pretrained(tmp_path, output_loading_info=True)
-    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    again = ref.read_back(model, name, tmp_path)
     ids = ref.documents(3 * ref.WINDOW)[0]
     ours = ref.our_output(model, ref.batch_of([[ids]]))[0, : len(ids)]
-    assert (ref.their_output(again.eval(), ids) - ours).abs().max() < TOLERANCE
+    assert (ref.their_output(again, ids) - ours).abs().max() < TOLERANCE
 
 
 def test_what_it_cannot_do_is_said(pairs: dict[str, Pair]) -> None:

@@ -249,25 +249,3 @@ def test_a_name_that_is_no_model_is_an_error(tmp_path: Path) -> None:
 def test_a_prompt_is_never_guessed(model: Model, prompt: list) -> None:
     with pytest.raises(ValueError, match="a prompt is"):
         model.generate(prompt)
-
-
-def test_the_public_surface() -> None:
-    wanted = {
-        "Audio",
-        "Document",
-        "FunctionCall",
-        "FunctionResponse",
-        "Image",
-        "Index",
-        "Message",
-        "Model",
-        "Part",
-        "Text",
-        "Video",
-        "__version__",
-        "load",
-    }
-    assert set(castor.__all__) == wanted
-    assert all(getattr(castor, name) is not None for name in castor.__all__)
-    with pytest.raises(AttributeError):
-        castor.nothing  # noqa: B018

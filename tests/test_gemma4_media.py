@@ -20,7 +20,6 @@ pytest.importorskip("transformers")
 
 import reference as ref
 import transformers
-from test_vision_tower import randomise
 
 from castor.models.audio_tower import AudioTowerConfig
 from castor.models.config import AudioConfig, ModelConfig, VisionConfig
@@ -110,18 +109,7 @@ def random_reference(name: str, *, tokens: dict[str, int] | None = None, **text:
     if vision.standardize:  # they leave these uninitialised
         for part, value in (("std_bias", 0.0), ("std_scale", 1.0)):
             model.model.vision_tower.get_buffer(part).fill_(value)
-    scales = {key: tensor.clone() for key, tensor in model.named_buffers() if "embed_scale" in key}
-    randomise(model)
-    with torch.no_grad():
-        for key, tensor in model.named_parameters():
-            if "q_norm" in key or "k_norm" in key:  # smaller scores, as in the tests of text
-                tensor.mul_(0.5)
-        for key, tensor in model.named_buffers():
-            if key in scales:
-                tensor.copy_(scales[key])
-            elif key.endswith("layer_scalar"):
-                tensor.fill_(0.7 + 0.3 * torch.rand(()).item())
-    return model
+    return ref.randomise_model(model)
 
 
 @pytest.fixture(scope="module")
@@ -289,15 +277,11 @@ def test_cached_equals_transformers(pairs: dict[str, Pair], name: str) -> None:
 @torch.inference_mode()
 def test_what_we_save_transformers_reads(pairs: dict[str, Pair], name: str, tmp_path: Path) -> None:
     model = pairs[name][1]
-    save_model(model, tmp_path)
-    assert ModelConfig.from_hf(json.loads((tmp_path / "config.json").read_text())) == model.config
-    reader = getattr(transformers, ref.ARCHITECTURES[name].model)
-    again, report = reader.from_pretrained(tmp_path, output_loading_info=True)
-    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    again = ref.read_back(model, name, tmp_path)
     document = Document(documents_of(name)["interleaved"])
     batch = collate([[document.ours()]], len(document.ids))
     ours = ref.our_output(model, batch)
-    assert far(their_output(again.eval(), document), ours[0]) < TOLERANCE
+    assert far(their_output(again, document), ours[0]) < TOLERANCE
     assert (ref.our_output(load_model(tmp_path), batch) - ours).abs().max() == 0
 
 

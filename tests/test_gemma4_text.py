@@ -29,11 +29,7 @@ Pair = tuple[Any, Decoder]
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pair]:
-    found = {}
-    for name in DECODERS:
-        reference = ref.random_reference(ref.ARCHITECTURES[name])
-        found[name] = reference, load_model(ref.write(reference, tmp_path_factory.mktemp("model")))
-    return found
+    return ref.pairs(DECODERS, tmp_path_factory.mktemp("models"))
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -82,14 +78,10 @@ def test_greedy_generation_is_identical(pairs: dict[str, Pair], name: str) -> No
 @torch.inference_mode()
 def test_what_we_save_transformers_reads(pairs: dict[str, Pair], name: str, tmp_path: Path) -> None:
     model = pairs[name][1]
-    save_model(model, tmp_path)
-    assert ModelConfig.from_hf(json.loads((tmp_path / "config.json").read_text())) == model.config
-    reader = getattr(transformers, ref.ARCHITECTURES[name].model)
-    again, report = reader.from_pretrained(tmp_path, output_loading_info=True)
-    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    again = ref.read_back(model, name, tmp_path)
     ids = ref.documents(2 * ref.WINDOW)[0]
     ours = model(ref.batch_of([[ids]]))
-    assert (ref.their_output(again.eval(), ids) - ours[0, : len(ids)]).abs().max() < TOLERANCE
+    assert (ref.their_output(again, ids) - ours[0, : len(ids)]).abs().max() < TOLERANCE
     assert (load_model(tmp_path)(ref.batch_of([[ids]])) - ours).abs().max() < TOLERANCE
 
 

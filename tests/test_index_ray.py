@@ -66,5 +66,8 @@ def test_a_worker_killed_half_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert same(index, fresh)
         (doubled,) = index.store.rows("SELECT count(*) - count(DISTINCT key) FROM contents")[0]
         assert doubled == 0
+        (things / "scene.png").rename(things / "harbour.png")
+        again = update_on_ray(index, str(things), "local", UpdateConfig(), num_workers=1)
+        assert (again.num_moved, again.num_dropped, again.num_new, again.num_pieces) == (1, 0, 0, 0)
     finally:
         ray.shutdown()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,10 +14,14 @@ import torch
 
 from castor.nn import native
 from castor.nn.block import FeedForward
+from castor.nn.kernels import LEVELS
 from castor.nn.norm import rms_norm
+from castor.nn.passes import compiled_work
 from castor.nn.rope import inverse_frequencies, rope_table, rotate
 
-needs_compiler = pytest.mark.skipif(native.native("layers") is None, reason="no C++ compiler")
+needs_passes = pytest.mark.skipif(native.native("layers") is None, reason="no C++ compiler")
+HAS_COMPILERS = bool(native.libraries("lowbit") and shutil.which("cc") and shutil.which("g++"))
+needs_compiler = pytest.mark.skipif(not HAS_COMPILERS, reason="no compilers, or not Linux on x86-64")
 ERROR = {torch.float32: 1e-6, torch.bfloat16: 2**-7}  # of the largest number
 
 
@@ -30,7 +38,7 @@ def assert_near(fast: torch.Tensor, plain: torch.Tensor) -> None:
     assert (fast.float() - plain.float()).abs().max() <= ERROR[fast.dtype] * plain.float().abs().max()
 
 
-@needs_compiler
+@needs_passes
 @pytest.mark.parametrize("dtype", list(ERROR))
 @pytest.mark.parametrize("width", [16, 40, 7, 1536])
 def test_norm(dtype: torch.dtype, width: int) -> None:
@@ -42,7 +50,7 @@ def test_norm(dtype: torch.dtype, width: int) -> None:
     assert_near(*both(lambda: rms_norm(gaps, weight, 1e-6)))
 
 
-@needs_compiler
+@needs_passes
 @pytest.mark.parametrize("dtype", list(ERROR))
 @pytest.mark.parametrize("width", [32, 20, 256])
 def test_rotate(dtype: torch.dtype, width: int) -> None:
@@ -53,7 +61,7 @@ def test_rotate(dtype: torch.dtype, width: int) -> None:
         assert_near(*both(lambda table=table: rotate(x, *table)))
 
 
-@needs_compiler
+@needs_passes
 @pytest.mark.parametrize("dtype", list(ERROR))
 def test_feed_forward(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
@@ -62,23 +70,118 @@ def test_feed_forward(dtype: torch.dtype) -> None:
     assert_near(*both(lambda: layer(x)))
 
 
-@needs_compiler
+@needs_passes
 def test_training_does_not_take_them() -> None:
     x = torch.randn(4, 16, requires_grad=True)
     rms_norm(x, torch.ones(16), 1e-6).sum().backward()
-    assert x.grad is not None and native.compiled_work("norm", x) is None
+    assert x.grad is not None and compiled_work("norm", x) is None
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where libraries are built when nothing is installed: an empty folder for each test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(native, "INSTALLED", tmp_path / "package")
+    return tmp_path / "home" / "castor" / "native"
+
+
+@pytest.fixture
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Sources of one function, so that building them takes no time."""
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    (folder / "lowbit.c").write_text("int castor_seven(void) { return 7; }", encoding="utf-8")
+    (folder / "layers.cpp").write_text('extern "C" int castor_seven() { return 7; }', encoding="utf-8")
+    monkeypatch.setattr(native, "SOURCES", folder)
+    return folder
+
+
+def found(name: str = "lowbit") -> Path | None:
+    """The library that a new process would take; it works."""
+    library = native.native.__wrapped__(name)
+    assert library is None or library.castor_seven() == 7
+    return None if library is None else Path(library._name)
 
 
 @needs_compiler
-def test_built_once_and_not_where_it_is_declined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    build = native.native.__wrapped__
-    assert build("layers") is not None
-    (built,) = (tmp_path / "castor" / "native").iterdir()
+def test_built_once_and_not_where_it_is_declined(
+    cache: Path, sources: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    built = found()
+    assert built is not None and list(cache.iterdir()) == [built]
     before = built.stat().st_mtime_ns
-    assert build("layers") is not None and built.stat().st_mtime_ns == before
+    assert found() == built and built.stat().st_mtime_ns == before
     monkeypatch.setenv("CASTOR_KERNELS", "0")
-    assert build("layers") is None
+    assert found() is None
     monkeypatch.delenv("CASTOR_KERNELS")
     monkeypatch.setenv("XDG_CACHE_HOME", str(built))  # a file, where nothing can be written
-    assert build("layers") is None
+    assert found() is None
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", no_home)
+    assert found() is None
+    assert capfd.readouterr() == ("", "")
+
+
+def no_home() -> Path:
+    raise RuntimeError("Could not determine home directory.")  # as pathlib says it of a user whom no file names
+
+
+@needs_compiler
+def test_installed_once_for_machines_without_a_compiler(
+    cache: Path, sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an installation leaves is enough; what was there before goes, and what does not load is passed over."""
+    old = native.INSTALLED / "_lowbit-of-before.so"
+    old.parent.mkdir()
+    old.write_bytes(b"")
+    made, problem = native.install(native.INSTALLED)
+    assert problem is None and sorted(made) == sorted(native.INSTALLED.iterdir()) and old not in made
+    assert len(made) == 3  # one for all processors, and two of which each takes one
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("CC", "cc-that-is-not-there")
+    assert found("lowbit") in made and found("layers") in made and not cache.exists()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for each in made:
+        (elsewhere / each.name).write_bytes(b"of another C library")
+    monkeypatch.setattr(native, "INSTALLED", elsewhere)
+    assert found("lowbit") is None
+    made, problem = native.install(elsewhere)
+    assert not made and "no compiler" in str(problem) and not list(elsewhere.iterdir())
+
+
+@needs_compiler
+def test_libraries_from_other_sources_are_not_taken(cache: Path, sources: Path) -> None:
+    built = found()
+    with open(sources / "lowbit.c", "a", encoding="utf-8") as file:
+        file.write("\nint castor_eight(void) { return 8; }\n")
+    assert found() not in (None, built) and native.native.__wrapped__("lowbit").castor_eight() == 8
+    (sources / "lowbit.c").write_text("no C at all", encoding="utf-8")
+    assert found() is None
+
+
+@needs_compiler
+def test_a_processor_gets_only_what_it_can_run(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same folder seen by a processor without AVX-512: other code, the same numbers."""
+    assert native._instructions() > {"sse2"}
+    monkeypatch.setattr(native, "_instructions", lambda: frozenset({"sse2", "avx2", "fma"}))
+    library = native.native.__wrapped__("layers")
+    assert "avx512" not in library._name
+    x, weight = torch.randn(5, 40), torch.rand(40)
+    y, size = torch.empty_like(x), (ctypes.c_int64(5), ctypes.c_int64(40), ctypes.c_float(1e-6), 1)
+    library.castor_norm_float32(*(ctypes.c_void_p(each.data_ptr()) for each in (x, weight, y)), *size)
+    assert_near(y, torch.nn.functional.rms_norm(x, (40,), weight, 1e-6))
+    every = frozenset(native.CODES["layers"].wide)
+    monkeypatch.setattr(native, "_instructions", lambda: every)
+    assert [set(each.needs) <= every for each in native.libraries("layers")] == [True, True]
+    assert "avx512" in native.libraries("layers")[0].name
+
+
+@needs_compiler
+def test_processes_may_build_at_once(tmp_path: Path) -> None:
+    program = "import sys, pathlib, castor.nn.native as n; n.build(n.libraries('lowbit')[0], pathlib.Path(sys.argv[1]))"
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    both = [subprocess.Popen(command) for _ in range(2)]
+    assert [each.wait() for each in both] == [0, 0]
+    (built,) = tmp_path.iterdir()
+    assert ctypes.CDLL(str(built)).castor_lowbit_level() in range(len(LEVELS))

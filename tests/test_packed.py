@@ -53,7 +53,7 @@ def matrix(num_outputs: int, num_inputs: int, seed: int = 0) -> torch.Tensor:
 def compiled() -> Kernels:
     found = kernels()
     if found is None:
-        pytest.skip("the compiled products were not built here: python hatch_build.py")
+        pytest.skip("no compiled products: no C compiler, or another kind of processor")
     return found
 
 
@@ -169,6 +169,14 @@ def test_calibrated_rounding_keeps_products_better() -> None:
     nearest, calibrated = pack(weight_FD, 4), compensated(weight_FD, x.T @ x, 4)
     lost = [(F.linear(x, unpack(*each, 40, 96)) - F.linear(x, weight_FD)).norm() for each in (nearest, calibrated)]
     assert lost[1] < 0.7 * lost[0]
+
+
+def test_calibration_refuses_what_is_not_finite() -> None:
+    weight_FD, moment_DD = matrix(16, 32), torch.eye(32)
+    with pytest.raises(ValueError, match="weights that are not finite cannot be kept in 4 bits"):
+        compensated(weight_FD.index_fill(0, torch.tensor([3]), torch.nan), moment_DD, 4)
+    with pytest.raises(ValueError, match="inputs that are not finite"):
+        compensated(weight_FD, moment_DD * torch.inf, 4)
 
 
 def test_experts_are_packed_one_behind_the_other() -> None:
@@ -290,6 +298,54 @@ def sequence_of(length: int):  # noqa: ANN201
     return random_prompt(Small, length, 0)  # type: ignore[arg-type]
 
 
+def test_steps_are_measured_however_long_reading_takes(model: Model) -> None:
+    """What is read first writes while the rest is read: more steps here than an answer is measured."""
+    from castor.bench.measure import answer_tokens, measure
+    from castor.bench.subject import Cost
+
+    batch, context, tokens = 16, 600, 2
+    assert answer_tokens(batch, context, tokens) > 2 * tokens
+    cost, told = Cost.of(model.decoder, is_int8=False), []
+    point = measure(
+        model,
+        cost,
+        batch,
+        context,
+        tokens=tokens,
+        rounds=1,
+        cache_type="model",
+        bytes_per_s=1e9,
+        flops=1e9,
+        progress=lambda: told.append(1),
+    )
+    assert len(told) == 2 and point.decode_per_s > 0
+
+
+def test_a_picture_that_cannot_be_drawn_is_refused_at_once(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    from castor.bench import BenchConfig, bench
+
+    monkeypatch.setattr("castor.bench.report.find_spec", lambda name: None)
+    monkeypatch.setattr("castor.bench.run.subject", lambda *asked: pytest.fail("it began to measure"))
+    with pytest.raises(ValueError, match="a picture needs matplotlib"):
+        bench(BenchConfig(), png_path="b.png")
+
+
+def test_transformers_is_measured_with_few_words() -> None:
+    pytest.importorskip("transformers")
+    from castor.bench.peers import transformers_points
+
+    (point,) = transformers_points(small_text(), torch.float32, "cpu", (8,), tokens=2, rounds=1)
+    assert point.prefill_per_s > 0 and point.context == 8
+
+
+def test_ids_of_any_whole_type_name_rows() -> None:
+    codes, scales = pack(matrix(40, 64), 8)
+    ids = torch.tensor([[3, 39], [0, 17]])
+    wanted = unpack_rows(ids, codes, scales, 64)
+    for dtype in (torch.int32, torch.int16):
+        assert torch.equal(compiled().rows(ids.to(dtype), codes, scales, 64), wanted)
+
+
 def test_weights_of_another_method_are_refused(model: Model, tmp_path: Path) -> None:
     model.save(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -384,5 +440,7 @@ def test_bench_measures_and_writes(model: Model, tmp_path: Path, capsys: pytest.
     assert all(point[name] > 0 for point in found["points"] for name in ("decode_per_s", "prefill_per_s", "first_s"))
     assert found["about"]["weights"] == "4 bits, tables 4" and found["ceilings"]["bytes_per_s"] > 1e8
     assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
+    assert cli.main(["bench", "--model", str(tmp_path / "whole"), "--contexts", "1,2047", "--no-peers"]) == 2
+    assert "more than the 2048 that this model takes" in capsys.readouterr().err
     assert cli.main(["bench", "--shape", "9b", "--no-peers"]) == 2
     assert "--shape 9b is not one of 1.8b" in capsys.readouterr().err

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from serving import Served, new_model, serving
+from serving import Served
 
-from castor.models.codec import ImageCodec
-from castor.models.config import ModelConfig
 from castor.server.playground import PAGE, files
-from castor.tokens.render import Renderer
 
 SCRIPTS = sorted(PAGE.glob("*.js"))
-
-
-@pytest.fixture(scope="module")
-def served(tiny_config: ModelConfig, renderer: Renderer, codec: ImageCodec) -> Iterator[Served]:
-    with serving(new_model(tiny_config, renderer, codec), keys=("secret",)) as running:
-        yield running
+SETTINGS = {"keys": ("secret",)}
 
 
 def test_the_page_is_open_and_what_it_asks_is_not(served: Served) -> None:

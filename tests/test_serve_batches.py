@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,7 @@ from castor.tokens.render import Renderer
 genai = pytest.importorskip("google.genai")
 types = genai.types
 TEXT = {"responseModalities": ["TEXT"]}
-
-
-@pytest.fixture(scope="module")
-def served(tiny_config: ModelConfig, renderer: Renderer, codec: ImageCodec) -> Iterator[Served]:
-    with serving(new_model(tiny_config, renderer, codec), max_tokens=4) as running:
-        yield running
+SETTINGS = {"max_tokens": 4}
 
 
 def client_of(served: Served) -> Any:

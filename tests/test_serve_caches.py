@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -19,53 +18,42 @@ errors, types = genai.errors, genai.types
 LONG = "how many red circles are there? " * 12
 
 
-@pytest.fixture(scope="module")
-def served(tiny_config: ModelConfig, renderer: Renderer, codec: ImageCodec) -> Iterator[Served]:
-    with serving(new_model(tiny_config, renderer, codec)) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(served: Served) -> Any:
-    return genai.Client(api_key="local", http_options={"base_url": served.url})
-
-
-def test_a_beginning_is_computed_once_and_the_answer_is_the_same(served: Served, client: Any) -> None:
+def test_a_beginning_is_computed_once_and_the_answer_is_the_same(served: Served, google: Any) -> None:
     picture = types.Part.from_bytes(data=sample("scene.png"), mime_type="image/png")
     contents = [types.Content(role="user", parts=[types.Part(text=LONG), picture])]
-    cached = client.caches.create(
+    cached = google.caches.create(
         model="tiny", config={"contents": contents, "system_instruction": "be blue", "ttl": "300s", "display_name": "d"}
     )
     asked = [Message.system("be blue"), Message.user(Text(LONG), Image(sample("scene.png")))]
     beginning = served.model.renderer.encode(asked)
     assert cached.usage_metadata.total_token_count == len(beginning)
     config = {"cached_content": cached.name, "response_modalities": ["TEXT"]}
-    reply = client.models.generate_content(model="tiny", contents="and blue?", config=config)
+    reply = google.models.generate_content(model="tiny", contents="and blue?", config=config)
     block = served.service.answerer.engine.config.block_tokens
     assert reply.usage_metadata.cached_content_token_count == len(beginning) // block * block
     whole = [*contents, types.Content(role="user", parts=[types.Part(text="and blue?")])]
     plain = {"system_instruction": "be blue", "response_modalities": ["TEXT"]}
-    assert reply.text == client.models.generate_content(model="tiny", contents=whole, config=plain).text
+    assert reply.text == google.models.generate_content(model="tiny", contents=whole, config=plain).text
     assert reply.usage_metadata.prompt_token_count > len(beginning)
 
 
-def test_get_list_change_and_delete(served: Served, client: Any) -> None:
-    made = client.caches.create(model="tiny", config={"system_instruction": "be red", "ttl": "100s"})
-    assert made.model == "models/tiny" and client.caches.get(name=made.name) == made
-    assert made.name in [cached.name for cached in client.caches.list()]
-    later = client.caches.update(name=made.name, config={"ttl": "600s"})
+def test_get_list_change_and_delete(served: Served, google: Any) -> None:
+    made = google.caches.create(model="tiny", config={"system_instruction": "be red", "ttl": "100s"})
+    assert made.model == "models/tiny" and google.caches.get(name=made.name) == made
+    assert made.name in [cached.name for cached in google.caches.list()]
+    later = google.caches.update(name=made.name, config={"ttl": "600s"})
     assert 480 < (later.expire_time - made.expire_time).total_seconds() < 520
-    client.caches.delete(name=made.name)
+    google.caches.delete(name=made.name)
     for use in (
-        lambda: client.caches.get(name=made.name),
-        lambda: client.models.generate_content(model="tiny", contents="x", config={"cached_content": made.name}),
+        lambda: google.caches.get(name=made.name),
+        lambda: google.models.generate_content(model="tiny", contents="x", config={"cached_content": made.name}),
     ):
         with pytest.raises(errors.ClientError) as missing:
             use()
         assert missing.value.code == 404
 
 
-def test_what_is_wrong_is_named(served: Served, client: Any) -> None:
+def test_what_is_wrong_is_named(served: Served, google: Any) -> None:
     def refused(method: str, path: str, body: Any) -> str:
         reply = httpx.request(method, f"{served.url}/v1beta/{path}", json=body)
         assert reply.status_code == 400, reply.text
@@ -79,7 +67,7 @@ def test_what_is_wrong_is_named(served: Served, client: Any) -> None:
     )
     assert "contents" in refused("POST", "cachedContents", {"model": "tiny"})
     assert "unknown key" in refused("POST", "cachedContents", {"model": "tiny", "pinned": True})
-    made = client.caches.create(model="tiny", config={"contents": "a"})
+    made = google.caches.create(model="tiny", config={"contents": "a"})
     assert "only ttl" in refused("PATCH", made.name, {"displayName": "x"})
     body = {"contents": contents, "cachedContent": made.name, "systemInstruction": {"parts": [{"text": "s"}]}}
     assert "systemInstruction" in refused("POST", "models/tiny:generateContent", body)

@@ -130,10 +130,7 @@ def test_a_name_is_resolved_once_and_every_address_checked(port: int) -> None:
         mixed.fetch(f"http://mixed.example:{port}/a.png")
 
 
-@pytest.fixture(scope="module")
-def served(tiny_config: ModelConfig, renderer: Renderer, codec: ImageCodec) -> Iterator[Served]:
-    with serving(new_model(tiny_config, renderer, codec), allows_fetch=True) as running:
-        yield running
+SETTINGS = {"allows_fetch": True}
 
 
 def ask(served: Served, url: str) -> tuple[httpx.Response, httpx.Response]:

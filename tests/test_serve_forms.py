@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import jsonschema
 import pytest
 import torch
-from serving import Served, new_model, serving
+from serving import Served
 
 from castor.content import Message
-from castor.models.codec import ImageCodec
-from castor.models.config import ModelConfig
 from castor.server.schemas import of_gemini
-from castor.tokens.render import Renderer
 
 genai = pytest.importorskip("google.genai")
 openai = pytest.importorskip("openai")
@@ -40,22 +36,7 @@ GEMINI_SHAPE = {
 }
 
 LISTS = [[bool(number & 1), bool(number & 2)][:size] for number in range(4) for size in (1, 2)]
-
-
-@pytest.fixture(scope="module")
-def served(tiny_config: ModelConfig, renderer: Renderer, codec: ImageCodec) -> Iterator[Served]:
-    with serving(new_model(tiny_config, renderer, codec), max_tokens=100) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def google(served: Served) -> Any:
-    return genai.Client(api_key="x", http_options={"base_url": served.url})
-
-
-@pytest.fixture(scope="module")
-def client(served: Served) -> Any:
-    return openai.OpenAI(api_key="x", base_url=f"{served.url}/v1", max_retries=0)
+SETTINGS = {"max_tokens": 100}
 
 
 def test_json_through_google_s_client(google: Any) -> None:

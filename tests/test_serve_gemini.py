@@ -8,7 +8,6 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
 
 import httpx
 import numpy as np
@@ -23,12 +22,6 @@ from castor.tokens.render import Renderer
 genai = pytest.importorskip("google.genai")
 errors = pytest.importorskip("google.genai.errors")
 types = pytest.importorskip("google.genai.types")
-
-
-@pytest.fixture(scope="module")
-def served(tiny_config: ModelConfig, renderer: Renderer, codec: ImageCodec) -> Iterator[Served]:
-    with serving(new_model(tiny_config, renderer, codec)) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -11,18 +11,9 @@ import zlib
 from collections.abc import Iterator
 
 import httpx
-import pytest
-from serving import Served, new_model, serving
+from serving import Served
 
-from castor.models.codec import ImageCodec
-from castor.models.config import ModelConfig
-from castor.tokens.render import Renderer
-
-
-@pytest.fixture(scope="module")
-def served(tiny_config: ModelConfig, renderer: Renderer, codec: ImageCodec) -> Iterator[Served]:
-    with serving(new_model(tiny_config, renderer, codec), max_body_bytes=2_000_000, body_timeout_s=5) as running:
-        yield running
+SETTINGS = {"max_body_bytes": 2_000_000, "body_timeout_s": 5}
 
 
 def png_bomb(width: int, height: int, rows: int) -> bytes:

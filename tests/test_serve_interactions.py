@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-from serving import Served, new_model, sample, serving, text_only
+from serving import Served, sample, text_only
 
 from castor.content import Image, Message, Text
-from castor.models.codec import ImageCodec
-from castor.models.config import ModelConfig
-from castor.tokens.render import Renderer
 
 genai = pytest.importorskip("google.genai")
 TEXT = {"response_modalities": ["text"]}
-
-
-@pytest.fixture(scope="module")
-def served(tiny_config: ModelConfig, renderer: Renderer, codec: ImageCodec) -> Iterator[Served]:
-    with serving(new_model(tiny_config, renderer, codec)) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

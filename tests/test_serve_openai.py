@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -15,12 +14,6 @@ from castor.models.config import ModelConfig
 from castor.tokens.render import Renderer
 
 openai = pytest.importorskip("openai")
-
-
-@pytest.fixture(scope="module")
-def served(tiny_config: ModelConfig, renderer: Renderer, codec: ImageCodec) -> Iterator[Served]:
-    with serving(new_model(tiny_config, renderer, codec)) as running:
-        yield running
 
 
 def client_of(served: Served, mount: str = "/v1", key: str = "local") -> object:

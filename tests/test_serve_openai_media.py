@@ -28,11 +28,6 @@ def served(tiny_config: ModelConfig, renderer: Renderer, codec: ImageCodec) -> I
             yield running
 
 
-@pytest.fixture(scope="module")
-def client(served: Served) -> Any:
-    return openai.OpenAI(api_key="local", base_url=f"{served.url}/v1", max_retries=0)
-
-
 @pytest.fixture()
 def draws(served: Served) -> Iterator[None]:
     """The untrained model wants nothing but to draw, small: two rows of three."""

@@ -9,12 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
-import pytest
-from serving import Served, new_model, serving
-
-from castor.models.codec import ImageCodec
-from castor.models.config import ModelConfig
-from castor.tokens.render import Renderer
+from serving import Served
 
 ODD: tuple[Any, ...] = (
     *(None, True, 0, -1, 1e308, 2**70, "", "x", "é\u2028", "files/../x", "models/tiny", "data:,", [], [[]], [None], {}),
@@ -25,12 +20,7 @@ ODD: tuple[Any, ...] = (
 )
 MAY_END_WELL = {200}
 REFUSED = {400, 401, 404, 405, 408, 409, 411, 413, 416, 429, 501, 503}
-
-
-@pytest.fixture(scope="module")
-def served(tiny_config: ModelConfig, renderer: Renderer, codec: ImageCodec) -> Iterator[Served]:
-    with serving(new_model(tiny_config, renderer, codec), max_tokens=2) as running:
-        yield running
+SETTINGS = {"max_tokens": 2}
 
 
 def requests(document: dict[str, Any], chance: random.Random, per_route: int) -> Iterator[tuple[str, str, Any]]:

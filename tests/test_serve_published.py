@@ -34,16 +34,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             yield running
 
 
-@pytest.fixture(scope="module")
-def google(served: Served) -> Any:
-    return genai.Client(api_key="x", http_options={"base_url": served.url})
-
-
-@pytest.fixture(scope="module")
-def client(served: Served) -> Any:
-    return openai.OpenAI(api_key="x", base_url=f"{served.url}/v1", max_retries=0)
-
-
 @pytest.fixture()
 def says(served: Served) -> Iterator[Any]:
     """Makes the model say these parts next: an untrained one would never call a function by itself."""

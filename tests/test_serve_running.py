@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -23,11 +22,7 @@ from castor.server.config import ServerConfig
 from castor.server.keys import Keys
 from castor.tokens.render import Renderer
 
-
-@pytest.fixture(scope="module")
-def served(tiny_config: ModelConfig, renderer: Renderer, codec: ImageCodec) -> Iterator[Served]:
-    with serving(new_model(tiny_config, renderer, codec), keys=("secret",)) as running:
-        yield running
+SETTINGS = {"keys": ("secret",)}
 
 
 def figures(served: Served) -> dict[str, float]:

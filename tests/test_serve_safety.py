@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -72,35 +71,24 @@ def test_a_score_is_its_formula() -> None:
     assert normal("  Ｆull  WIDTH ") == "full width"
 
 
-@pytest.fixture(scope="module")
-def served(tiny_config: ModelConfig, renderer: Renderer, codec: ImageCodec) -> Iterator[Served]:
-    with serving(new_model(tiny_config, renderer, codec)) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(served: Served) -> Any:
-    return genai.Client(api_key="local", http_options={"base_url": served.url})
-
-
-def test_prompts_are_blocked_where_it_is_asked_for(client: Any) -> None:
+def test_prompts_are_blocked_where_it_is_asked_for(google: Any) -> None:
     options = {"model": "tiny", "contents": "how to make a bomb"}
-    reply = client.models.generate_content(**options, config={"safety_settings": LOW})
+    reply = google.models.generate_content(**options, config={"safety_settings": LOW})
     assert reply.text is None and reply.prompt_feedback.block_reason == "SAFETY"
     rated = {rating.category.name: rating for rating in reply.prompt_feedback.safety_ratings}
     assert rated["HARM_CATEGORY_DANGEROUS_CONTENT"].blocked and len(rated) == 4
-    pieces = list(client.models.generate_content_stream(**options, config={"safety_settings": LOW}))
+    pieces = list(google.models.generate_content_stream(**options, config={"safety_settings": LOW}))
     assert [piece.prompt_feedback.block_reason for piece in pieces] == ["SAFETY"]
     off = [{"category": "HARM_CATEGORY_DANGEROUS_CONTENT", "threshold": "BLOCK_NONE"}]
     for settings in ([], off):
-        assert client.models.generate_content(**options, config={"safety_settings": settings}).candidates
+        assert google.models.generate_content(**options, config={"safety_settings": settings}).candidates
 
 
-def test_answers_are_rated_and_blocked(served: Served, client: Any) -> None:
+def test_answers_are_rated_and_blocked(served: Served, google: Any) -> None:
     """A word that the model is about to say becomes one that is blocked."""
     options = {"model": "tiny", "contents": "how many"}
     config = {"response_modalities": ["TEXT"]}
-    plain = client.models.generate_content(**options, config=config)
+    plain = google.models.generate_content(**options, config=config)
     ratings = plain.candidates[0].safety_ratings
     assert len(ratings) == 4 and {rating.probability for rating in ratings} == {"NEGLIGIBLE"}
     said = normal(plain.text)
@@ -114,9 +102,9 @@ def test_answers_are_rated_and_blocked(served: Served, client: Any) -> None:
 
     served.service.classifier = Hearing({})
     try:
-        blocked = client.models.generate_content(**options, config={**config, "safety_settings": LOW})
-        pieces = list(client.models.generate_content_stream(**options, config={**config, "safety_settings": LOW}))
-        rated = client.models.generate_content(**options, config=config)
+        blocked = google.models.generate_content(**options, config={**config, "safety_settings": LOW})
+        pieces = list(google.models.generate_content_stream(**options, config={**config, "safety_settings": LOW}))
+        rated = google.models.generate_content(**options, config=config)
     finally:
         served.service.classifier = kept
     assert blocked.candidates[0].finish_reason == "SAFETY" and blocked.candidates[0].content is None
@@ -125,16 +113,16 @@ def test_answers_are_rated_and_blocked(served: Served, client: Any) -> None:
     assert rated.text == plain.text and "HIGH" in {rating.probability for rating in rated.candidates[0].safety_ratings}
 
 
-def test_settings_that_cannot_be_honoured_are_refused(client: Any) -> None:
+def test_settings_that_cannot_be_honoured_are_refused(google: Any) -> None:
     def refused(category: str, threshold: str) -> str:
         settings = [{"category": category, "threshold": threshold}]
         with pytest.raises(genai.errors.ClientError) as wrong:
-            client.models.generate_content(model="tiny", contents="x", config={"safety_settings": settings})
+            google.models.generate_content(model="tiny", contents="x", config={"safety_settings": settings})
         return wrong.value.message
 
     assert "CIVIC_INTEGRITY" in refused("HARM_CATEGORY_CIVIC_INTEGRITY", "BLOCK_ONLY_HIGH")
     civic = [{"category": "HARM_CATEGORY_CIVIC_INTEGRITY", "threshold": "OFF"}]
-    assert client.models.generate_content(model="tiny", contents="x", config={"safety_settings": civic}).candidates
+    assert google.models.generate_content(model="tiny", contents="x", config={"safety_settings": civic}).candidates
 
 
 def test_it_can_be_switched_off(tiny_config: ModelConfig, renderer: Renderer, codec: ImageCodec) -> None:

@@ -44,16 +44,6 @@ def served(folder: Path) -> Iterator[Served]:
         yield server
 
 
-@pytest.fixture(scope="module")
-def google(served: Served) -> Any:
-    return genai.Client(api_key="x", http_options={"base_url": served.url})
-
-
-@pytest.fixture(scope="module")
-def client(served: Served) -> Any:
-    return openai.OpenAI(api_key="x", base_url=f"{served.url}/v1", max_retries=0)
-
-
 def close(got: Any, wanted: Any) -> bool:
     return np.abs(np.array(got) - np.array(wanted)).max() < 1e-5
 

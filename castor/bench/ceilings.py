@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -65,8 +64,3 @@ def timed(work: Callable[[], object], device: torch.device, rounds: int) -> list
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - start_s)
     return seconds[1:]
-
-
-def median(values: list[float]) -> float:
-    """The middle one."""
-    return statistics.median(values)

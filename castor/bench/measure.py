@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 import torch
 
-from castor.bench.ceilings import median
 from castor.bench.subject import Cost
 from castor.engine.engine import Engine, EngineConfig
 from castor.engine.model import PREFILL_TOKENS, Model
@@ -79,24 +79,29 @@ def measure(
     )
 
 
+def answer_tokens(batch: int, context: int, tokens: int) -> int:
+    """How long an answer may get: requests that are read first go on writing while the others are still read."""
+    return -(-batch * context // max(1, PREFILL_TOKENS - batch)) + tokens + 1
+
+
 def _round(model: Model, batch: int, context: int, tokens: int, cache_type: str) -> tuple[float, list[float]]:
-    """Seconds to the first token of all requests, and of every step after it."""
+    """Seconds to the first token of all requests, and of `tokens` steps after it."""
+    longest = context + answer_tokens(batch, context, tokens)
     config = EngineConfig(
         max_rows=batch,
         token_budget=PREFILL_TOKENS,
-        cache_tokens=batch * (context + tokens + 2 * EngineConfig.block_tokens),
+        cache_tokens=batch * (longest + 2 * EngineConfig.block_tokens),
         reuse_prefixes=False,
         cache_type=cache_type,
     )
     engine = Unending(model, config)
-    sampling = SamplingConfig(max_tokens=tokens + 1, may_draw=False)
+    sampling = SamplingConfig(max_tokens=longest - context, may_draw=False)
     requests = [engine.submit_tokens(random_prompt(model, context, seed), sampling) for seed in range(batch)]
     start_s = time.perf_counter()
     while not all(request.said for request in requests):
         engine.step()
     first_s, seconds = time.perf_counter() - start_s, []
-    fewest = min(len(request.said) for request in requests)
-    for _ in range(tokens - max(len(request.said) for request in requests) + fewest):
+    for _ in range(tokens):
         start_s = time.perf_counter()
         engine.step()
         seconds.append(time.perf_counter() - start_s)

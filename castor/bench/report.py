@@ -46,10 +46,15 @@ def table(figures: Figures) -> Table:
     return made
 
 
-def draw(figures: Figures, path: str | Path) -> Path:
-    """Tokens a second by requests at once, a line for each length of prompts; ValueError without matplotlib."""
+def check_drawing() -> None:
+    """ValueError without matplotlib."""
     if find_spec("matplotlib") is None:
         raise ValueError("a picture needs matplotlib: pip install 'castor[train]'")
+
+
+def draw(figures: Figures, path: str | Path) -> Path:
+    """Tokens a second by requests at once, a line for each length of prompts; ValueError without matplotlib."""
+    check_drawing()
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")

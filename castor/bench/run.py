@@ -6,15 +6,16 @@ import dataclasses
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
 from rich.console import Console
 
 from castor.bench.ceilings import Ceilings, measure_ceilings
-from castor.bench.measure import Point, measure
+from castor.bench.measure import Point, answer_tokens, measure
 from castor.bench.peers import PeerPoint, llama_points, transformers_points
-from castor.bench.report import draw, table
+from castor.bench.report import check_drawing, draw, table
 from castor.bench.subject import Cost, subject
 from castor.checkpoint import save_json
 from castor.log import LiveLine
@@ -53,11 +54,14 @@ class Figures:
 
 def bench(config: BenchConfig, *, json_path: str | None = None, png_path: str | None = None) -> Figures:
     """Measure, print a table, and write the files asked for; ValueError for what does not fit the model."""
+    if png_path:
+        check_drawing()  # not after minutes of measuring
     before_torch()
     prepare_cpu()
     model = subject(config.model, config.shape, config.quantize, config.precision)
-    decoder, longest = model.decoder, max(config.contexts) + config.tokens
-    decoder.check_length(longest)
+    decoder = model.decoder
+    for batch, context in product(config.batches, config.contexts):
+        decoder.check_length(context, answer_tokens(batch, context, config.tokens))
     cost = Cost.of(decoder, is_int8=config.cache == "int8")
     num_parts = len(config.batches) * len(config.contexts) * (config.rounds + 1)
     line, done = LiveLine("bench", 1.0), 0
@@ -65,27 +69,26 @@ def bench(config: BenchConfig, *, json_path: str | None = None, png_path: str | 
     ceilings = measure_ceilings(decoder.device, config.rounds)
     flops = ceilings.flops[str(decoder.dtype).removeprefix("torch.")]
     points = []
-    for batch in config.batches:
-        for context in config.contexts:
+    for batch, context in product(config.batches, config.contexts):
 
-            def progress(batch: int = batch, context: int = context) -> None:
-                nonlocal done
-                done += 1
-                line.update(done / num_parts, f"{batch} at once, {context} tokens")
+        def progress(batch: int = batch, context: int = context) -> None:
+            nonlocal done
+            done += 1
+            line.update(done / num_parts, f"{batch} at once, {context} tokens")
 
-            point = measure(
-                model,
-                cost,
-                batch,
-                context,
-                tokens=config.tokens,
-                rounds=config.rounds,
-                cache_type=config.cache or "model",
-                bytes_per_s=ceilings.bytes_per_s,
-                flops=flops,
-                progress=progress,
-            )
-            points.append(point)
+        point = measure(
+            model,
+            cost,
+            batch,
+            context,
+            tokens=config.tokens,
+            rounds=config.rounds,
+            cache_type=config.cache or "model",
+            bytes_per_s=ceilings.bytes_per_s,
+            flops=flops,
+            progress=progress,
+        )
+        points.append(point)
     about = _about(config, model.decoder)
     shape, dtype, device = decoder.config, decoder.dtype, str(decoder.device)
     del model, decoder

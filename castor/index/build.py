@@ -66,7 +66,23 @@ def update(
 
     `embedder` gives the model; it is asked for only where there are files to read.
     """
-    config, report, start_s = config or UpdateConfig(), Report(), time.perf_counter()
+    settings = config or UpdateConfig()
+
+    def bring_in(todo: list[Found], report: Report) -> None:
+        job = Job(store, embedder().pieces, report)
+        claims = Claims(job.committed)
+        with reading_ahead(todo, claims, settings.reading, settings.num_threads) as events:
+            job.run(events, sum(file.size_bytes for file in todo), progress)
+
+    return updated(store, root, settings, bring_in)
+
+
+def updated(store: Store, root: str, config: UpdateConfig, bring_in: Callable[[list[Found], Report], None]) -> Report:
+    """The course of every update, which `bring_in` does the work of: it reads, embeds and writes the files it is given.
+
+    It is called only where there are any, and may be interrupted.
+    """
+    report, start_s = Report(), time.perf_counter()
     with store.writing():
         if config.retry:
             store.forget_problems()
@@ -74,10 +90,7 @@ def update(
         try:
             todo = changed_files(store, root, config, report)
             if todo:
-                job = Job(store, embedder().pieces, report)
-                claims = Claims(job.committed)
-                with reading_ahead(todo, claims, config.reading, config.num_threads) as events:
-                    job.run(events, sum(file.size_bytes for file in todo), progress)
+                bring_in(todo, report)
             store.sweep()
         except KeyboardInterrupt:
             report.is_interrupted = True
@@ -143,14 +156,36 @@ class _Open:
         return Entry(key=opened.key, kind=opened.kind, taken_s=opened.taken_s, pieces=self.told, vectors_NE=vectors_NE)
 
 
+class Tally:
+    """Counts files that were written by what the store knew of them before: new, changed, the same, or renamed."""
+
+    def __init__(self, store: Store, report: Report) -> None:
+        self._report, self.known = report, set(store.content_ids())
+        self._before, with_file = store.keys_of_files()
+        self._left = self.known - with_file  # contents whose files are gone: found again, they were renamed
+
+    def count(self, path: str, key: bytes | None) -> None:
+        """One file, with the key of its content."""
+        report = self._report
+        if path in self._before:
+            is_same = self._before[path] == key
+            report.num_same += is_same
+            report.num_changed += not is_same
+        elif key in self._left:
+            self._left.discard(key)
+            report.num_moved += 1
+            report.num_dropped -= report.num_dropped > 0
+        else:
+            report.num_new += 1
+
+
 class Job:
     """Events of files into a store, through vectors of their pieces."""
 
     def __init__(self, store: Store, embed: Callable[[Sequence[Piece]], np.ndarray], report: Report) -> None:
         self.store, self._embed, self.report = store, embed, report
-        self._before, with_file = store.keys_of_files()
-        self.committed = set(store.content_ids())
-        self._left = self.committed - with_file  # contents whose files are gone: found again, they were renamed
+        self._tally = Tally(store, report)
+        self.committed = set(self._tally.known)
         self._open: dict[int, _Open] = {}
         self._batch: list[tuple[_Open, int]] = []
         self._batch_bytes = 0
@@ -207,7 +242,7 @@ class Job:
                 self._embed_alone(content, at)
         for content, at in self._batch:
             content.pieces[at] = None
-        self.report.num_pieces += len(batch)
+        self.report.num_pieces += sum(at in content.vectors for content, at in batch)
         self._batch, self._batch_bytes = [], 0
         self.report.seconds["embed"] += time.perf_counter() - start_s
         self._write()
@@ -235,20 +270,8 @@ class Job:
         for number in done:
             del self._open[number]
         for state, key in files:
-            self._count(state.path, key)
+            self._tally.count(state.path, key)
         self.report.seconds["write"] += time.perf_counter() - start_s
-
-    def _count(self, path: str, key: bytes | None) -> None:
-        if path in self._before:
-            is_same = self._before[path] == key
-            self.report.num_same += is_same
-            self.report.num_changed += not is_same
-        elif key in self._left:
-            self._left.discard(key)
-            self.report.num_moved += 1
-            self.report.num_dropped -= self.report.num_dropped > 0
-        else:
-            self.report.num_new += 1
 
 
 def _piece(content: _Open, at: int) -> Piece:

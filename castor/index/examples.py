@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ from castor.media.source import read_file
 
 if TYPE_CHECKING:
     from castor.index.index import Index
+
+TOGETHER = 8  # pieces that are decoded and embedded at a time: of a long film, four minutes
 
 
 def example_vector(index: Index, path: str | Path) -> tuple[np.ndarray, int | None]:
@@ -29,6 +32,9 @@ def example_vector(index: Index, path: str | Path) -> tuple[np.ndarray, int | No
     rows = index.store.rows("SELECT id FROM contents WHERE key = ? AND problem IS NULL", (content_key(form, data),))
     if rows:
         content = rows[0][0]
-        pieces = [piece for (piece,) in index.store.rows("SELECT id FROM pieces WHERE content = ?", (content,))]
-        return index.store.all_vectors(pieces)[1].mean(axis=0), content
-    return index.embedder.pieces(list(pieces_of(data, form, file.name, config))).mean(axis=0), None
+        known = [piece for (piece,) in index.store.rows("SELECT id FROM pieces WHERE content = ?", (content,))]
+        return index.store.all_vectors(known)[1].mean(axis=0), content
+    pieces, found = pieces_of(data, form, file.name, config), []
+    while some := list(islice(pieces, TOGETHER)):
+        found.append(index.embedder.pieces(some))
+    return np.concatenate(found).mean(axis=0), None

@@ -16,7 +16,7 @@ CODE = {
     ".swift", ".ts", ".tsx", ".vue", ".zig",
 }  # fmt: skip
 # Text to a program, not to a reader.
-NOT_READ = {".lock", ".map", ".svg", ".min.js", ".min.css", ".ipynb", ".jsonl"}
+NOT_READ = (".lock", ".map", ".svg", ".min.js", ".min.css", ".ipynb", ".jsonl")
 
 
 def form_of(head: bytes, path: str) -> str | None:
@@ -32,7 +32,7 @@ def form_of(head: bytes, path: str) -> str | None:
         return None
     name = PurePath(path).name.lower()
     suffix = PurePath(name).suffix
-    if suffix in NOT_READ or any(name.endswith(each) for each in NOT_READ):
+    if name.endswith(NOT_READ):
         return None
     if suffix in MARKDOWN:
         return "markdown"

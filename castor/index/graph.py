@@ -93,6 +93,8 @@ class Graph:
         """Make and keep a graph; of "auto", the first of bits and bfloat16 that finds enough."""
         if kind not in ("auto", *KINDS):
             raise ValueError(f"kind={kind!r} is not one of auto, {', '.join(KINDS)}")
+        if not len(vectors):
+            raise ValueError(f"{store.folder}: a graph is made of pieces, and this index has none")
         changes, made = store.changes, None
         for each in KINDS if kind == "auto" else (kind,):
             made = cls.made(each, vectors)

@@ -64,6 +64,8 @@ def file_vectors(index: Index, **filters: Any) -> tuple[np.ndarray, np.ndarray, 
         raise ValueError(f"{index.folder}: no file in this index is asked for")
     contents, pieces = (np.array(column, np.int64) for column in zip(*rows, strict=True))
     vectors = index.vectors()
+    if not vectors.has(pieces).all():
+        raise ValueError(f"{index.folder}: another process changed this index meanwhile; ask again")
     ids, first, which = np.unique(contents, return_index=True, return_inverse=True)
     sums_NE = np.zeros((len(ids), vectors.dimensions), np.float32)
     for at in range(0, len(pieces), CHUNK_ROWS):
@@ -113,7 +115,8 @@ def _leader(leader: list[int], at: int) -> int:
 def _hits(index: Index, pieces: np.ndarray, filters: dict[str, Any], scores: np.ndarray | None = None) -> list[Hit]:
     values = np.ones(len(pieces)) if scores is None else scores
     hits = hits_of(index.store, dict(zip(pieces.tolist(), values.tolist(), strict=True)), Filter(**filters))
-    assert len(hits) == len(pieces), "files went while they were grouped"
+    if len(hits) != len(pieces):
+        raise ValueError(f"{index.folder}: another process changed this index meanwhile; ask again")
     return hits
 
 

@@ -13,6 +13,7 @@ from castor.index.piece import Place
 from castor.index.store import Store
 
 SNIPPET = 160  # characters
+FIRST_S, LAST_S = -62_135_424_000, 253_402_128_000  # a day within the years 1 to 9999, wherever one is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,11 @@ class Hit:
     piece: int = 0  # its id in the store
     content: int = 0
 
+    @property
+    def date(self) -> datetime:
+        """When it was taken or last changed, by this machine's clock; a file may claim a year that no date can have."""
+        return datetime.fromtimestamp(min(max(self.date_s, FIRST_S), LAST_S))
+
     def snippet(self, words: Sequence[str] = (), length: int = SNIPPET) -> str:
         """A stretch of the text around the first of the words, or its beginning, in one line."""
         text = " ".join(self.text.split())
@@ -47,7 +53,7 @@ class Hit:
         more = {"more": [place.values() for place in self.more]} if self.more else {}
         said = {"title": self.title} if self.title else {}
         text = {"snippet": self.snippet()} if self.text else {}
-        date = datetime.fromtimestamp(self.date_s).isoformat(timespec="seconds")
+        date = self.date.isoformat(timespec="seconds")
         found = {"found_by": list(self.found_by)} if self.found_by else {}
         head = {"score": round(self.score, 4), "path": self.path, "kind": self.kind}
         return {**head, **self.place.values(), "date": date, **said, **text, **also, **more, **found}

@@ -65,6 +65,13 @@ class Index:
         self.store = Store.open(self.folder, create)
         self._wanted = model if isinstance(model, str) else None
         self._cached: _Current | None = None
+        try:
+            self._check_settings(dimensions, storage)
+        except ValueError:
+            self.store.close()
+            raise
+
+    def _check_settings(self, dimensions: int | None, storage: str | None) -> None:
         header = self.store.header
         if dimensions not in (None, header.dimensions):
             raise ValueError(f"{self.folder}: this index has vectors of {header.dimensions} numbers, not {dimensions}")
@@ -157,6 +164,8 @@ class Index:
             raise ValueError("nothing to search for: give a text, a picture, a sound, a video, or files to be like")
         if form not in ("auto", *FORMS):
             raise ValueError(f"form={form!r} is not one of auto, {', '.join(FORMS)}")
+        if k < 1:
+            raise ValueError(f"k={k} must be at least 1")
         chosen = Filter(**filters)
         queries_Q2E, known = self._queries(parts, each, like, unlike)
         allowed = None if chosen.is_open else self.allowed(chosen)
@@ -196,13 +205,13 @@ class Index:
         if (query_2E[0] == query_2E[1]).all():
             ids, _ = self.nearest(query_2E[:1], count, allowed=allowed, form=form)
             return ids[0].tolist()
-        vectors, rows = self.vectors(), self._rows(allowed)
-        is_text_N = self._is_text()
+        now = self._current()
+        rows, is_text_N = now.rows_of(allowed), self._is_text(now)
         found: list[tuple[float, int]] = []
         for side, query_E in zip((is_text_N, ~is_text_N), query_2E, strict=True):
             its = np.flatnonzero(side) if rows is None else rows[side[rows]]
-            near, scores = self._nearest(query_E[None], count, its, form)
-            found += zip((-scores[0]).tolist(), vectors.ids_N[near[0]].tolist(), strict=True)
+            near, scores = self._nearest(now, query_E[None], count, its, form)
+            found += zip((-scores[0]).tolist(), now.vectors.ids_N[near[0]].tolist(), strict=True)
         return [piece for _, piece in sorted(found)[:count]]
 
     def _with_names(
@@ -226,11 +235,12 @@ class Index:
 
     def _hits(self, scores: dict[int, float], queries_Q2E: np.ndarray, chosen: Filter) -> list[Hit]:
         """Hits in the order of the scores, each with the cosine to the nearest of the questions."""
-        pieces = np.array(list(scores), np.int64)
-        rows = self.vectors().rows_of(pieces)
-        cosines_NQ2 = np.einsum("ne,qse->nqs", self.vectors().take(rows), queries_Q2E)
+        now, pieces = self._current(), np.array(list(scores), np.int64)
+        pieces = pieces[now.vectors.has(pieces)]  # another process may have dropped some since they were found
+        rows = now.vectors.rows_of(pieces)
+        cosines_NQ2 = np.einsum("ne,qse->nqs", now.vectors.take(rows), queries_Q2E)
         cosines_N2 = cosines_NQ2.max(axis=1)
-        cosines = np.where(self._is_text()[rows], cosines_N2[:, 0], cosines_N2[:, 1])
+        cosines = np.where(self._is_text(now)[rows], cosines_N2[:, 0], cosines_N2[:, 1])
         return hits_of(self.store, dict(zip(pieces.tolist(), cosines.tolist(), strict=True)), chosen)
 
     def allowed(self, chosen: Filter) -> np.ndarray:
@@ -247,9 +257,8 @@ class Index:
         """All vectors as they are now."""
         return self._current().vectors
 
-    def _is_text(self) -> np.ndarray:
+    def _is_text(self, now: _Current) -> np.ndarray:
         """Which rows are of texts and code: bool [N]. Pictures of pages are media."""
-        now = self._current()
         if now.is_text_N is None:
             rows = self.store.rows(
                 "SELECT pieces.id FROM pieces JOIN contents ON contents.id = pieces.content "
@@ -262,7 +271,8 @@ class Index:
         changes = self.store.changes
         if self._cached is None or self._cached.changes != changes:
             vectors, there = vectors_of(self.store), self.store.piece_ids()
-            rows = None if len(there) == len(vectors) else vectors.rows_of(there)
+            is_there = np.isin(vectors.ids_N, there, assume_unique=True)
+            rows = None if is_there.all() else np.flatnonzero(is_there)
             self._cached = _Current(changes=changes, vectors=vectors, rows=rows)
         return self._cached
 
@@ -270,16 +280,14 @@ class Index:
         self, queries_QE: np.ndarray, k: int, *, allowed: np.ndarray | None = None, form: str = "auto"
     ) -> tuple[np.ndarray, np.ndarray]:
         """Ids of pieces and cosines, [Q, at most k], best first; of `allowed` pieces alone where these are given."""
-        found, scores = self._nearest(queries_QE, k, self._rows(allowed), form)
-        return self.vectors().ids_N[found], scores
-
-    def _rows(self, allowed: np.ndarray | None) -> np.ndarray | None:
-        return self._current().rows if allowed is None else self.vectors().rows_of(allowed)
+        now = self._current()
+        found, scores = self._nearest(now, queries_QE, k, now.rows_of(allowed), form)
+        return now.vectors.ids_N[found], scores
 
     def _nearest(
-        self, queries_QE: np.ndarray, k: int, rows: np.ndarray | None, form: str
+        self, now: _Current, queries_QE: np.ndarray, k: int, rows: np.ndarray | None, form: str
     ) -> tuple[np.ndarray, np.ndarray]:
-        now, vectors = self._current(), self.vectors()
+        vectors = now.vectors
         num = len(vectors) if rows is None else len(rows)
         if form == "auto":
             form = "exact" if num < GRAPH_FROM else "graph" if Graph.is_kept(self.store) else "bits"
@@ -297,13 +305,20 @@ class Index:
 
 @dataclasses.dataclass(kw_only=True)
 class _Current:
-    """The vectors as they were at a count of changes, and what was computed from them."""
+    """The vectors as they were at a count of changes, and what was computed from them.
+
+    Whoever needs two things of it asks for it once: another process may change the store between two questions.
+    """
 
     changes: int
     vectors: Vectors
     rows: np.ndarray | None  # those that are there; None for all: a kept copy may have some that are gone
     is_text_N: np.ndarray | None = None
     candidates: dict[str, Candidates | None] = dataclasses.field(default_factory=dict)
+
+    def rows_of(self, allowed: np.ndarray | None) -> np.ndarray | None:
+        """The rows that may be found: of these pieces, or all that are there (None: every row)."""
+        return self.rows if allowed is None else self.vectors.rows_of(allowed[self.vectors.has(allowed)])
 
 
 def _top(hits: Sequence[Hit], k: int, per_file: bool, by: dict[str, set[int]]) -> list[Hit]:

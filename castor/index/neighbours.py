@@ -58,6 +58,10 @@ class Vectors:
             start += len(part)
         return taken
 
+    def has(self, ids: np.ndarray) -> np.ndarray:
+        """Which of these ids are there: bool [R]."""
+        return np.isin(ids, self.ids_N)
+
     def rows_of(self, ids: np.ndarray) -> np.ndarray:
         """The rows of ids that are all there."""
         return np.searchsorted(self.ids_N, ids)

@@ -10,7 +10,6 @@ actor runs: the folder must lie under the same path on every machine (a shared f
 from __future__ import annotations
 
 import pickle
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from castor.index.ahead import Claims, Closed, Cut, Opened, events_of
-from castor.index.build import Progress, Report, UpdateConfig, changed_files
+from castor.index.build import Progress, Report, Tally, UpdateConfig, updated
 from castor.index.embedder import Embedder
 from castor.index.index import FROM_PYTHON, Index
 from castor.index.piece import Piece
@@ -109,30 +108,23 @@ def update_on_ray(
 
     ValueError where Ray is not installed. Copies are embedded once each, but stored once.
     """
-    config, report, start_s, store = config or UpdateConfig(), Report(), time.perf_counter(), index.store
+    settings, store = config or UpdateConfig(), index.store
     if store.header.model == FROM_PYTHON:
         raise ValueError(f"{index.folder}: workers load the model by its name; make the index with a name")
     ray = _connected(address)
-    with store.writing():
-        if config.retry:
-            store.forget_problems()
-        store.add_root(root)
-        try:
-            todo = changed_files(store, root, config, report)
-            before, _ = store.keys_of_files()
-            known = ray.put(set(store.content_ids()))
-            results = _results(ray, todo, index, (config.reading, known), num_workers) if todo else iter(())
-            for done_bytes, group in _written_groups(results):
-                store.write([entry for *_, entry in group if entry], [(state, key) for state, key, _ in group])
-                _count(report, before, group)
-                if progress:
-                    progress(done_bytes, sum(file.size_bytes for file in todo), report)
-            store.sweep()
-        except KeyboardInterrupt:
-            report.is_interrupted = True
-    report.problems = [(path, why) for path, why in store.problems() if path.startswith(root.rstrip("/") + "/")]
-    report.total_s = time.perf_counter() - start_s
-    return report
+
+    def bring_in(todo: list[Found], report: Report) -> None:
+        tally, total_bytes = Tally(store, report), sum(file.size_bytes for file in todo)
+        results = _results(ray, todo, index, (settings.reading, ray.put(tally.known)), num_workers)
+        for done_bytes, group in _written_groups(results):
+            store.write([entry for *_, entry in group if entry], [(state, key) for state, key, _ in group])
+            for state, key, entry in group:
+                tally.count(state.path, key)
+                report.num_pieces += len(entry.pieces) if entry else 0
+            if progress:
+                progress(done_bytes, total_bytes, report)
+
+    return updated(store, root, settings, bring_in)
 
 
 def _connected(address: str) -> Any:
@@ -177,14 +169,3 @@ def _written_groups(results: Iterable[Result]) -> Iterator[tuple[int, list[Resul
             group = []
     if group:
         yield done_bytes, group
-
-
-def _count(report: Report, before: dict[str, bytes | None], group: Sequence[Result]) -> None:
-    for state, key, entry in group:
-        report.num_pieces += len(entry.pieces) if entry else 0
-        if state.path not in before:
-            report.num_new += 1
-        elif before[state.path] == key:
-            report.num_same += 1
-        else:
-            report.num_changed += 1

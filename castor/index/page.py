@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -78,7 +77,7 @@ def _card(hit: Hit, number: str) -> str:
     more = "".join(f"<span>{escape(str(each))}</span>" for each in hit.more if str(each))
     also = "".join(f'<p class="also">also {escape(other)}</p>' for other in hit.also)
     said = f"<blockquote>{escape(hit.snippet(length=240))}</blockquote>" if hit.text else ""
-    date = datetime.fromtimestamp(hit.date_s).date().isoformat()
+    date = hit.date.date().isoformat()
     return (
         f'<article><a href="{escape(path.as_uri(), quote=True)}">{thumbnail(hit)}<h3>{escape(path.name)}</h3></a>'
         f'<p class="facts"><b>{number}</b><span>{hit.kind}</span><span>{escape(place)}</span>{more}<span>{date}</span>'

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,10 @@ class Store:
         if create is None and not cls.is_begun(folder):
             raise ValueError(f"{folder}: there is no index here; to make one: castor index DIR --index {folder}")
         folder.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+        try:
+            connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+        except sqlite3.OperationalError as error:
+            raise ValueError(f"{path}: cannot be opened ({error})") from error
         try:
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("PRAGMA journal_mode = WAL")
@@ -129,13 +132,11 @@ class Store:
         path = Path(folder) / FILE
         if not path.is_file():
             return False
-        connection = sqlite3.connect(path, timeout=60)
         try:
-            return connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone() is not None
-        except sqlite3.DatabaseError:  # not a database: `open` says so
+            with closing(sqlite3.connect(path, timeout=60)) as connection:
+                return connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone() is not None
+        except sqlite3.DatabaseError:  # not a database, or not for us to read: `open` says so
             return True
-        finally:
-            connection.close()
 
     def close(self) -> None:
         """Close the file."""
@@ -144,18 +145,17 @@ class Store:
     @contextmanager
     def writing(self) -> Generator[None]:
         """Held by the one process that writes, and let go by the system if it dies; ValueError if another holds it."""
-        lock = sqlite3.connect(self.folder / LOCK, timeout=0, isolation_level=None)
-        try:
-            lock.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError:
-            lock.close()
-            raise ValueError(
-                f"{self.folder}: another process is writing to this index; wait until it is done"
-            ) from None
-        try:
+        with ExitStack() as held:
+            try:
+                lock = held.enter_context(closing(sqlite3.connect(self.folder / LOCK, timeout=0, isolation_level=None)))
+                lock.execute("BEGIN EXCLUSIVE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise ValueError(f"{self.folder}: cannot be written to ({error})") from error
+                raise ValueError(
+                    f"{self.folder}: another process is writing to this index; wait until it is done"
+                ) from None
             yield
-        finally:
-            lock.close()
 
     @contextmanager
     def _transaction(self, *, changes_vectors: bool = False) -> Generator[sqlite3.Cursor]:
@@ -253,11 +253,11 @@ class Store:
 
     def drop_root(self, path: str) -> int:
         """Forget a folder and all files below it; gives how many. Files below another remembered folder stay."""
-        with self._transaction() as cursor:
-            cursor.execute("DELETE FROM roots WHERE path = ?", (path,))
-        others = tuple(f"{root.rstrip('/')}/" for root in self.roots())
+        others = tuple(f"{root.rstrip('/')}/" for root in self.roots() if root != path)
         gone = [file for file in self.files(path) if not file.startswith(others or "\0")]
         self.forget(gone)
+        with self._transaction() as cursor:  # last, so that a crash leaves nothing that no folder accounts for
+            cursor.execute("DELETE FROM roots WHERE path = ?", (path,))
         self.sweep()
         return len(gone)
 

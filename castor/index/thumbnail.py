@@ -11,6 +11,7 @@ import numpy as np
 from castor.content import Audio, Document, Image
 from castor.index.hits import Hit
 from castor.index.reading import ReadingConfig
+from castor.media.audio import RATE_HZ
 from castor.media.document import split_pages
 from castor.media.limits import MediaError
 from castor.media.segments import frame_at
@@ -22,6 +23,8 @@ BARS = 60
 
 def thumbnail(hit: Hit) -> str:
     """HTML of a picture in a `data:` URI, of an outline as SVG, or "" where the file is gone or has nothing to show."""
+    if hit.kind in ("text", "code"):
+        return ""
     try:
         data = read_file(hit.path, None, ReadingConfig().limits)
         if hit.kind == "audio":
@@ -52,7 +55,7 @@ def _pixels(data: bytes, hit: Hit) -> np.ndarray | None:
 def _outline(data: bytes, hit: Hit) -> str:
     samples_S = Audio(data, limits=ReadingConfig().limits).samples()
     if hit.place.start_s is not None and hit.place.end_s is not None:
-        samples_S = samples_S[int(hit.place.start_s * 16_000) : int(hit.place.end_s * 16_000)]
+        samples_S = samples_S[int(hit.place.start_s * RATE_HZ) : int(hit.place.end_s * RATE_HZ)]
     cuts = np.array_split(np.abs(samples_S), BARS)
     peaks = [float(cut.max(initial=0.0)) for cut in cuts]
     top = max([*peaks, 1e-6])

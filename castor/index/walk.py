@@ -27,7 +27,10 @@ def root_of(folder: str | Path) -> str:
     path = Path(folder).expanduser()
     if not path.is_dir():
         raise ValueError(f"{folder}: {'not a folder' if path.exists() else 'no such folder'}")
-    return str(path.resolve())
+    found = str(path.resolve())
+    if found != _shown(found):
+        raise ValueError(f"{_shown(found)}: its name is not UTF-8")
+    return found
 
 
 def walk(root: str, *, index: Path | None = None, exclude: Sequence[str] = ()) -> Iterator[Found]:
@@ -35,21 +38,20 @@ def walk(root: str, *, index: Path | None = None, exclude: Sequence[str] = ()) -
 
     A folder that may not be entered is one `Found` with a problem.
     """
-    folders = [root]
+    folders, passed_over = [root], _identity(index)
     while folders:
         folder = folders.pop()
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
-            yield Found(path=folder, problem=error.strerror or str(error))
+            yield Found(path=_shown(folder), problem=error.strerror or str(error))
             continue
         below = []
         for entry in entries:
             if _is_passed_over(entry, root, exclude):
                 continue
             if entry.is_dir(follow_symlinks=False):
-                is_index = index is not None and index.exists() and os.path.samefile(entry.path, index)
-                if not is_index:
+                if passed_over is None or _identity(entry.path) != passed_over:
                     below.append(entry.path)
             else:
                 found = _found(entry)
@@ -65,11 +67,25 @@ def _is_passed_over(entry: os.DirEntry[str], root: str, exclude: Sequence[str]) 
     return any(fnmatch(entry.name, pattern) or fnmatch(inside, pattern.rstrip("/")) for pattern in exclude)
 
 
-def _found(entry: os.DirEntry[str]) -> Found | None:
+def _identity(path: str | Path | None) -> tuple[int, int] | None:
+    """By which a folder is the same under any name; None where there is none, or no longer."""
+    if path is None:
+        return None
     try:
-        entry.name.encode()
-    except UnicodeEncodeError:
-        shown = os.fsencode(entry.path).decode("utf-8", "backslashreplace")
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _shown(path: str) -> str:
+    """The path; where it is not UTF-8, with those bytes as escapes, as no store could keep it otherwise."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _found(entry: os.DirEntry[str]) -> Found | None:
+    shown = _shown(entry.path)
+    if shown != entry.path:  # its own name, or that of a folder above it
         return Found(path=shown, problem="its name is not UTF-8")
     try:
         status = entry.stat(follow_symlinks=False)

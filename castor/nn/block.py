@@ -13,8 +13,8 @@ from torch import nn
 
 from castor.nn.attention import Attention, KeysValues, LayerContext
 from castor.nn.experts import Experts, Router
-from castor.nn.native import compiled_work
 from castor.nn.norm import RMSNorm
+from castor.nn.passes import compiled_work
 from castor.nn.per_layer import PerLayerGate
 
 if TYPE_CHECKING:

@@ -9,13 +9,19 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from castor.nn.packed import GROUP, fitted_scales, pack_steps, rounded
+from castor.nn.packed import GROUP, check_finite, fitted_scales, pack_steps, rounded
 
 DAMPING = 0.01  # of H's mean diagonal, added to it
 
 
 def compensated(weight_FD: torch.Tensor, moment_DD: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes and scales of a matrix whose inputs have the second moment `moment_DD` (any scale), in float32."""
+    """Codes and scales of a matrix whose inputs have the second moment `moment_DD` (any scale), in float32.
+
+    ValueError where a weight or a moment is not finite.
+    """
+    check_finite(weight_FD, bits)
+    if not torch.isfinite(moment_DD).all():
+        raise ValueError("calibration gave a layer inputs that are not finite; other examples, or --method nearest")
     num_inputs = weight_FD.shape[1]
     missing = -num_inputs % GROUP
     weight_FD = F.pad(weight_FD.detach().float(), (0, missing)).clone()

@@ -1,8 +1,4 @@
-"""The compiled products of `lowbit.c`, where they were built: found once, called by address.
-
-`hatch_build.py` builds them when the package is installed and a C compiler is there; `python hatch_build.py` does so by
-hand. Without them, or with CASTOR_KERNELS=0, `packed.py` computes the same in plain PyTorch.
-"""
+"""The compiled products of `lowbit.c`, called by address; without them `packed.py` computes the same in torch."""
 
 from __future__ import annotations
 
@@ -13,8 +9,14 @@ from pathlib import Path
 
 import torch
 
-LIBRARY = Path(__file__).with_name("_lowbit.so")
+from castor.nn.native import native
+
 LEVELS = ("none", "AVX2", "AVX-512 VNNI", "AMX int8")
+
+
+def bits_of(codes: torch.Tensor) -> int:
+    """4 or 8: how many bits a weight has in these tiles."""
+    return 4 if codes.shape[2] == 4 else 8
 
 
 class Kernels:
@@ -44,7 +46,7 @@ class Kernels:
         x = x.contiguous()
         *rows, num_inputs = x.shape
         y = x.new_empty(*rows, num_outputs)
-        bits = 4 if codes.shape[2] == 4 else 8
+        bits = bits_of(codes)
         failed = self._product(
             codes.data_ptr(),
             scales.data_ptr(),
@@ -64,10 +66,10 @@ class Kernels:
         return y
 
     def rows(self, ids: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, num_inputs: int) -> torch.Tensor:
-        """The rows of a packed matrix that int64 `ids` name, float32 [..., num_inputs]."""
-        ids = ids.contiguous()
+        """The rows of a packed matrix that whole numbers `ids` name, float32 [..., num_inputs]."""
+        ids = ids.long().contiguous()  # the code reads eight bytes for each
         out = torch.empty(*ids.shape, num_inputs)
-        bits = 4 if codes.shape[2] == 4 else 8
+        bits = bits_of(codes)
         self._rows(codes.data_ptr(), scales.data_ptr(), ids.data_ptr(), out.data_ptr(), ids.numel(), num_inputs, bits)
         return out
 
@@ -108,14 +110,10 @@ class Kernels:
 
 @cache
 def kernels() -> Kernels | None:
-    """The compiled products; None where they were not built, do not load or do not fit this processor."""
-    if os.environ.get("CASTOR_KERNELS") == "0" or not LIBRARY.is_file():
-        return None
-    try:
-        found = Kernels(ctypes.CDLL(str(LIBRARY)))
-    except (OSError, AttributeError):  # of another platform, or of an older version
-        return None
-    return found if found.level else None
+    """The compiled products; None where there is no library, or this processor has none of its instructions."""
+    library = native("lowbit")
+    found = None if library is None else Kernels(library)
+    return found if found is not None and found.level else None
 
 
 def _parallel() -> int | None:

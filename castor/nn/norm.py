@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from castor.nn.native import compiled_work
+from castor.nn.passes import compiled_work
 
 
 def rms_norm(x_D: torch.Tensor, weight_D: torch.Tensor | None, eps: float) -> torch.Tensor:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from castor.nn.kernels import kernels
+from castor.nn.kernels import bits_of, kernels
 
 GROUP, ROWS = 32, 16
 BITS = (4, 8)
@@ -59,11 +59,16 @@ def pack(weight_FD: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor
     if bits not in BITS:
         raise ValueError(f"bits={bits} is not one of {BITS}")
     weight_FD = weight_FD.detach()
-    if not torch.isfinite(weight_FD).all():
-        raise ValueError(f"a matrix with weights that are not finite cannot be kept in {bits} bits")
+    check_finite(weight_FD, bits)
     compiled = kernels() if weight_FD.device.type == "cpu" and weight_FD.dtype in TYPES else None
     done = None if compiled is None else compiled.pack(weight_FD, bits, SHARES if bits == 4 else torch.ones(1))
     return plain_pack(weight_FD, bits) if done is None else done
+
+
+def check_finite(weight_FD: torch.Tensor, bits: int) -> None:
+    """ValueError where a weight is infinite or no number."""
+    if not torch.isfinite(weight_FD).all():
+        raise ValueError(f"a matrix with weights that are not finite cannot be kept in {bits} bits")
 
 
 def plain_pack(weight_FD: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -92,7 +97,7 @@ def pack_steps(steps_FNG: torch.Tensor, scale_FN: torch.Tensor, bits: int) -> tu
 
 def unpack(codes: torch.Tensor, scales: torch.Tensor, num_outputs: int, num_inputs: int) -> torch.Tensor:
     """The float32 matrix [num_outputs, num_inputs] that is packed."""
-    bits = 4 if codes.shape[2] == 4 else 8
+    bits = bits_of(codes)
     lines = torch.cat([codes & 15, codes >> 4], 2) if bits == 4 else codes
     steps = lines.float() - 2 ** (bits - 1)  # tile, group, line, row, input
     weight = steps * scales.float()[:, :, None, :, None]
@@ -103,7 +108,7 @@ def unpack_rows(ids: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, nu
     """Some rows of the matrix, float32 [..., num_inputs]."""
     tile, row = ids.flatten() // ROWS, ids.flatten() % ROWS
     lines = codes[tile, :, :, row]  # X, group, line, input
-    bits = 4 if codes.shape[2] == 4 else 8
+    bits = bits_of(codes)
     lines = torch.cat([lines & 15, lines >> 4], 2) if bits == 4 else lines
     weight = (lines.float() - 2 ** (bits - 1)) * scales[tile, :, row].float()[:, :, None, None]
     return weight.flatten(1)[:, :num_inputs].view(*ids.shape, num_inputs)

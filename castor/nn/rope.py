@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from castor.nn.native import compiled_work
+from castor.nn.passes import compiled_work
 
 
 def inverse_frequencies(head_dim: int, theta: float, rotary_share: float = 1.0) -> torch.Tensor:

@@ -106,7 +106,7 @@ DRAWN = {
 
 
 def sequence_pools(data: RealData) -> dict[str, list[Pair]]:
-    """Digit sequences of an unseen speaker, four ways."""
+    """Digit sequences of an unseen speaker, each pair of media one pool."""
     if "digits/sequences" not in data.sources:
         return {}
     source: Any = data["digits/sequences"]

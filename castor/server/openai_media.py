@@ -24,7 +24,7 @@ from castor.server.answering import Query
 from castor.server.bodies import number, read_body, whole
 from castor.server.config import ServerConfig
 from castor.server.errors import ApiError
-from castor.server.openai_request import MOUNTS
+from castor.server.openai_request import MOUNTS, read_fields
 from castor.server.service import Talk, json_of, model_of, service_of, talk, while_there
 
 HINTS = {  # what cannot be chosen here, with the values that choose nothing
@@ -83,12 +83,7 @@ async def draw(request: Request) -> Response:
 
 
 def _drawing(body: Mapping[str, Any], config: ServerConfig) -> tuple[tuple[int, int] | None, Query]:
-    fields = {key: value for key, value in body.items() if value is not None}
-    for key in sorted(set(fields) - DRAW_KEYS):
-        raise ApiError(400, f"unknown argument: {key[:100]!r}", field=key[:100])
-    for key, harmless in HINTS.items():
-        if key in fields and fields[key] not in harmless:
-            raise ApiError(400, f"{key}={fields[key]!r:.60} is not offered here", field=key)
+    fields = read_fields(body, DRAW_KEYS, HINTS)
     prompt = fields.get("prompt")
     if not isinstance(prompt, str) or not prompt:
         raise ApiError(400, "prompt must be a text", field="prompt")

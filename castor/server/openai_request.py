@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Set
 from typing import Any
 
 from castor.calls import FunctionCall, FunctionResponse
@@ -47,14 +47,22 @@ MEDIA: dict[str, type[Image | Audio | Video | Document]] = {
 }
 
 
-def read_chat(body: Mapping[str, Any], able: Abilities) -> Query:
-    """The body of chat/completions. ValueError or ApiError names a wrong field."""
+def read_fields(
+    body: Mapping[str, Any], known: Set[str], no_effect: Mapping[str, Container[Any]] | None = None
+) -> dict[str, Any]:
+    """What a body gives; ApiError for what is not known, or not offered but with values that change nothing."""
     fields = {key: value for key, value in body.items() if value is not None}
-    for key in sorted(set(fields) - KNOWN):
+    for key in sorted(set(fields) - known):
         raise ApiError(400, f"unknown argument: {key[:100]!r}", field=key[:100])
-    for key, harmless in NO_EFFECT.items():
+    for key, harmless in (no_effect or {}).items():
         if key in fields and fields[key] not in harmless:
             raise ApiError(400, f"{key}={fields[key]!r:.60} is not offered here", field=key)
+    return fields
+
+
+def read_chat(body: Mapping[str, Any], able: Abilities) -> Query:
+    """The body of chat/completions. ValueError or ApiError names a wrong field."""
+    fields = read_fields(body, KNOWN, NO_EFFECT)
     tools, schema = _tools(fields, able), of_openai(fields)
     if tools and schema is not None:
         raise ApiError(400, "an answer in JSON cannot call functions", field="response_format")

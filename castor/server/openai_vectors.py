@@ -17,7 +17,7 @@ from castor.server.bodies import whole
 from castor.server.errors import ApiError
 from castor.server.gemini import able_of
 from castor.server.gemini_request import Abilities
-from castor.server.openai_request import MOUNTS, read_content, read_part
+from castor.server.openai_request import MOUNTS, read_content, read_fields, read_part
 from castor.server.service import json_of, model_of, service_of, while_there
 from castor.server.vectors import Vectors, Wish, embed, with_task
 
@@ -43,9 +43,7 @@ async def embeddings(request: Request) -> Response:
 
 def read_wishes(body: Mapping[str, Any], able: Abilities, most: int) -> list[Wish]:
     """What vectors are wanted; ValueError or ApiError names a wrong field."""
-    fields = {key: value for key, value in body.items() if value is not None}
-    for key in sorted(set(fields) - KNOWN):
-        raise ApiError(400, f"unknown argument: {key[:100]!r}", field=key[:100])
+    fields = read_fields(body, KNOWN)
     dimensions = fields.get("dimensions")
     size = None if dimensions is None else whole(dimensions, "dimensions", 1, 2**31)
     task, title = fields.get("task_type"), fields.get("title")

@@ -43,16 +43,9 @@ class EmbeddingRenderer(GemmaRenderer):
         self.prompts = dict(prompts or {})
         self._before, self._after = tokenizer.surroundings()
 
-    def encode(
-        self,
-        messages: Iterable[Message],
-        *,
-        reply: bool = False,
-        tools: Iterable[Mapping[str, Any]] = (),
-        thinking: bool = False,
-    ) -> Sequence:
-        """The same as `encode_task` of the one message; ValueError where a reply is asked for."""
-        if reply or thinking or list(tools):
+    def encode(self, messages: Iterable[Message], **writing: Any) -> Sequence:
+        """The same as `encode_task` of the one message; ValueError where a reply, tools or thoughts are asked for."""
+        if any(writing.values()):
             raise ValueError("this checkpoint makes vectors and writes no answers; use embed")
         return self.encode_task(list(messages))
 

@@ -25,7 +25,7 @@ class SharedGather:
         self._counts = torch.zeros(num_parts, dtype=torch.int64).share_memory_()
 
     def __call__(self, part: PairVectors, rank: int) -> list[PairVectors]:
-        """The parts of all; RuntimeError where another process has ended."""
+        """The parts of all; RuntimeError where another process has ended, or takes longer than `WAIT_S`."""
         num = len(part.keys_N2)
         if num > self.capacity:
             self._barrier.abort()
@@ -50,7 +50,9 @@ class SharedGather:
         try:
             self._barrier.wait(WAIT_S)
         except BrokenBarrierError:
-            raise RuntimeError("a process that trains beside this one ended in the middle of a step") from None
+            raise RuntimeError(
+                f"a process that trains beside this one ended, or took over {WAIT_S:.0f} s, in the middle of a step"
+            ) from None
 
 
 class RankGather:
