@@ -14,7 +14,8 @@ from collections.abc import Sequence as Seq
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from castor.content import Document, Image, Message, Part
 from castor.engine.engine import Engine, EngineConfig, QueueFull
@@ -26,6 +27,9 @@ from castor.server.errors import ApiError
 from castor.tokens.gemma import GemmaRenderer
 from castor.tokens.sequence import Sequence
 from castor.tokens.space import IdSpace
+
+if TYPE_CHECKING:
+    from castor.server.grounding import Search, Source
 
 Modality = Literal["TEXT", "IMAGE", "VIDEO", "AUDIO", "DOCUMENT"]
 Tokens = Mapping[Modality, int]
@@ -47,13 +51,16 @@ class Query:
     deadline_s: float | None = None
     blocks: Mapping[str, int] = field(default_factory=dict)  # categories of texts, and from which level on
     priority: int = 0  # of higher priority first
+    search: Search | None = None  # in files, before the answer
+    sources: tuple[Source, ...] = ()  # that were found, and stand before the question
 
 
 class Prompt(NamedTuple):
-    """A rendered prompt and its tokens by modality."""
+    """A rendered prompt and its tokens by modality: the client's own, and those that a search put beside them."""
 
     sequence: Sequence
     tokens: Tokens
+    found: Tokens = MappingProxyType({})
 
 
 class End(NamedTuple):

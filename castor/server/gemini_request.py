@@ -14,6 +14,7 @@ from castor.media.limits import Limits
 from castor.server.answering import Query
 from castor.server.bodies import boolean, number, texts, whole
 from castor.server.errors import ApiError
+from castor.server.grounding import OpenStore, Search, read_search
 from castor.server.logprobs import MOST_ALTERNATIVES
 from castor.server.safety import read_settings
 from castor.server.schemas import of_gemini
@@ -50,6 +51,7 @@ class Abilities:
     limits: Limits
     open_file: OpenFile
     open_cached: OpenCached
+    open_store: OpenStore
     fetch: Fetch  # ApiError 400 where nothing may be fetched
     rates: bool = False  # whether texts are rated by a classifier
 
@@ -71,7 +73,7 @@ def read_request(
             raise ApiError(400, f"{place}={config[key]!r:.60} is not offered here", field=place)
     draws, writes = _modalities(config.get("responseModalities"), able.can_draw)
     thinking, shows_thoughts = _thinking(config.get("thinkingConfig"), able.knows_tools)
-    tools = _tools(fields, able.knows_tools)
+    tools, search = _tools(fields, able)
     schema = of_gemini(config)
     if schema is not None and (tools or thinking or not writes):
         raise ApiError(400, "an answer in JSON cannot think, call functions or be a picture", field="generationConfig")
@@ -85,6 +87,7 @@ def read_request(
         shows_thoughts=shows_thoughts,
         deadline_s=deadline_s,
         blocks=read_settings(fields["safetySettings"]) if able.rates and "safetySettings" in fields else {},
+        search=search,
     )
 
 
@@ -219,25 +222,37 @@ def _thinking(value: object, can_think: bool) -> tuple[bool, bool]:
     return can_think and budget != 0, shows
 
 
-def _tools(fields: Mapping[str, Any], knows_tools: bool) -> tuple[Mapping[str, Any], ...]:
-    """Function declarations in the one form that the renderer takes."""
+def _tools(fields: Mapping[str, Any], able: Abilities) -> tuple[tuple[Mapping[str, Any], ...], Search | None]:
+    """Function declarations in the one form that the renderer takes, and what is asked of file search."""
     tools = fields.get("tools", [])
     if not isinstance(tools, list):
         raise ApiError(400, "tools must be a list", field="tools")
     found: list[Mapping[str, Any]] = []
+    searches: list[Search] = []
     for at, tool in enumerate(tools):
         place = f"tools[{at}]"
-        declared = json_fields(tool, place, {"functionDeclarations"}).get("functionDeclarations", [])
-        if not isinstance(declared, list):
-            raise ApiError(400, f"{place}.functionDeclarations must be a list", field=place)
-        for item in declared:
-            if not isinstance(item, Mapping):
-                raise ApiError(400, f"{place}: a function declaration is an object", field=place)
-            unused = ("responseJsonSchema", "response_json_schema", "behavior")
-            found.append({key: value for key, value in item.items() if key not in unused})
-    if found and not knows_tools:
+        known = json_fields(tool, place, {"functionDeclarations", "fileSearch"})
+        if "fileSearch" in known:
+            searches.append(read_search(known["fileSearch"], f"{place}.fileSearch", able.open_store))
+        found += _functions(known.get("functionDeclarations", []), place)
+    if len(searches) > 1:
+        raise ApiError(400, "tools: fileSearch is given twice; one may name several stores", field="tools")
+    if found and not able.knows_tools:
         raise ApiError(400, "tools: this model knows no functions", field="tools")
-    return () if _mode(fields.get("toolConfig", {})) == "NONE" else tuple(found)
+    functions = () if _mode(fields.get("toolConfig", {})) == "NONE" else tuple(found)
+    return functions, searches[0] if searches else None
+
+
+def _functions(declared: object, place: str) -> list[Mapping[str, Any]]:
+    if not isinstance(declared, list):
+        raise ApiError(400, f"{place}.functionDeclarations must be a list", field=place)
+    found = []
+    for item in declared:
+        if not isinstance(item, Mapping):
+            raise ApiError(400, f"{place}: a function declaration is an object", field=place)
+        unused = ("responseJsonSchema", "response_json_schema", "behavior")
+        found.append({key: value for key, value in item.items() if key not in unused})
+    return found
 
 
 def _mode(value: object) -> str:

@@ -25,6 +25,7 @@ from castor.server.state import State
 
 if TYPE_CHECKING:
     from castor.server.batches import Batches
+    from castor.server.file_search import FileSearch
 
 T = TypeVar("T")
 
@@ -39,6 +40,7 @@ class Service:
     measures: Measures
     state: State
     batches: Batches = field(init=False)
+    file_search: FileSearch = field(init=False)
     classifier: Classifier | None = None  # rates texts
     fetcher: Fetcher | None = None  # None: nothing is fetched from addresses
     started_s: float = field(default_factory=time.time)
@@ -138,9 +140,12 @@ async def begin(service: Service, answerer: Answerer, make: Callable[[], Query])
     """Read what `make` gives; ApiError 400 says what is wrong with it."""
     try:
         query, prompt = await answerer.read(make)
+        if query.search is not None:
+            query, prompt = await service.file_search.ground(answerer, query, prompt)
     except ValueError as error:
         raise ApiError(400, str(error)) from None
-    service.measures.count_tokens("prompt", prompt.tokens)
+    for tokens in (prompt.tokens, prompt.found):
+        service.measures.count_tokens("prompt", tokens)
     return Talk(service, answerer, query, prompt)
 
 
