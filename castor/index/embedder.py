@@ -70,7 +70,7 @@ def piece_prompt(piece: Piece, forms: bool) -> list[Part]:
 
 
 def question_prompts(parts: Sequence[Part], forms: bool) -> list[list[Part]]:
-    """What the vectors of a question are made of: the first to compare with texts, the last with media (or one alone)."""
+    """What a question's vectors are made of: one to compare with texts and one with media, or one for both."""
     if not parts:
         raise ValueError("a question needs a text, a picture, a sound or a video")
     first = parts[0]

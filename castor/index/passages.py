@@ -176,7 +176,7 @@ def _cut(text: str, longest: int) -> Iterator[str]:
 
 
 def windows(text: str, num_words: int, overlap: int = 0) -> list[Passage]:
-    """Passages of `num_words` words between white space, each beginning with the last `overlap` words of the one before.
+    """Passages of `num_words` words, that is runs without white space, each with the last `overlap` of the one before.
 
     For who asks for sizes rather than for the text's own structure; the text of each is as it stands, lines and all.
     """

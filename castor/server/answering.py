@@ -38,6 +38,28 @@ STEP_TOKENS = 512  # read in one step of the engine
 
 
 @dataclass(frozen=True, kw_only=True)
+class Calling:
+    """An answer that is held to the schemas of functions: which, whether it must call one, and how many calls."""
+
+    names: tuple[str, ...]
+    must: bool = True
+    most: int = 8
+
+
+def calling_of(names: Seq[str], tools: Seq[Mapping[str, Any]], place: str, **options: Any) -> Calling:
+    """An answer that is held to some of the functions declared (no names: to all); ApiError 400 for what there is not.
+
+    `options` are those of `Calling`.
+    """
+    known = [str(tool.get("name")) for tool in tools]
+    if not known:
+        raise ApiError(400, f"{place}: no functions are declared that could be called", field=place)
+    if unknown := [name for name in names if name not in known]:
+        raise ApiError(400, f"{place}: no function is called {unknown[0]!r:.60}", field=place)
+    return Calling(names=tuple(names or known), **options)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Query:
     """What a client asks, whichever API it speaks."""
 
@@ -46,6 +68,7 @@ class Query:
     draws: bool = True  # whether the answer may hold pictures
     writes: bool = True  # whether the answer's text is wanted
     tools: tuple[Mapping[str, Any], ...] = ()
+    calling: Calling | None = None  # None: as the model likes
     thinking: bool = False
     shows_thoughts: bool = False
     deadline_s: float | None = None
@@ -143,10 +166,21 @@ class Answerer:
         return _count(self.model, messages, sequence)
 
     def _read(self, make: Callable[[], Query]) -> tuple[Query, Prompt]:
-        query = make()
+        query = self._held(make())
         sequence = self.render(query)
         self.model.decoder.check_length(len(sequence), 1)
         return query, Prompt(sequence, self.count(query.messages, sequence))
+
+    def _held(self, query: Query) -> Query:
+        """The query with the grammar of its functions, where the answer is held to them."""
+        calling, renderer = query.calling, self.model.renderer
+        if calling is None or not isinstance(renderer, GemmaRenderer):
+            return query
+        chosen = [tool for tool in query.tools if tool.get("name") in calling.names]
+        options = {"must": calling.must, "most": calling.most, "thinks": query.thinking}
+        grammar = renderer.call_grammar(chosen, **options)
+        samplings = tuple(dataclasses.replace(each, response_grammar=grammar) for each in query.samplings)
+        return dataclasses.replace(query, samplings=samplings)
 
     def render(self, query: Query, *, reply: bool = True) -> Sequence:
         """The prompt of a query, up to where the answer begins or, without `reply`, up to the end of what was said."""

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
 from castor.calls import json_fields
-from castor.server.bodies import whole
+from castor.server.bodies import parse_object, read_body, whole
 from castor.server.errors import ApiError
 from castor.server.files import Upload
 from castor.server.gemini import VERSIONS
@@ -47,7 +47,8 @@ def _document(request: Request) -> tuple[Record, Record]:
 
 async def create(request: Request) -> Response:
     """POST /v1beta/fileSearchStores."""
-    fields = _fields(await json_of(request), "the request", STORE_KEYS)
+    body = await read_body(request, 1 << 20, service_of(request).config.body_timeout_s)  # clients may send none
+    fields = _fields(parse_object(body or b"{}"), "the request", STORE_KEYS)
     model = fields.get("embeddingModel")
     if not isinstance(model, str | None):
         raise ApiError(400, "embeddingModel is the name of a model", field="embeddingModel")

@@ -125,6 +125,20 @@ def grounding(sources: Sequence[Source], parts: Sequence[Mapping[str, Any]]) -> 
     return {"groundingChunks": chunks, **({"groundingSupports": supports} if supports else {})}
 
 
+def citations(sources: Sequence[Source], text: str) -> list[dict[str, Any]]:
+    """The same of one text as the Interactions API's annotations: one for each source of each sentence."""
+    found = []
+    for support in grounding(sources, [{"text": text}]).get("groundingSupports", ()):
+        segment = support["segment"]
+        for at in support["groundingChunkIndices"]:
+            told = sources[at].chunk()["retrievedContext"]
+            names = {"title": "file_name", "text": "source", "pageNumber": "page_number", "mediaId": "media_id"}
+            citation = {"type": "file_citation", "document_uri": told["documentName"]}
+            citation |= {names[key]: value for key, value in told.items() if key in names}
+            found.append({**citation, "start_index": segment["startIndex"], "end_index": segment["endIndex"]})
+    return found
+
+
 def _sentences(text: str) -> Iterator[tuple[int, int]]:
     for found in SENTENCE.finditer(text):
         said = found[0].strip()
