@@ -48,7 +48,6 @@ NAMES = (
 GEMINI_REFUSALS = {
     r'"(functionDeclarations|googleSearch|codeExecution|urlContext)"': r"tools|unknown key",
     r'"function(Call|Response)"': r"functioncall|functionresponse|tools",
-    r'"text/x.enum"': "responseMimeType",
     r'"minP"': "minP",
     r'"presencePenalty": 0\.1': "presencePenalty",
     r'"speechConfig"|"AUDIO"': "speechConfig|responseModalities",

@@ -93,6 +93,7 @@ class End(NamedTuple):
     tokens: Tokens
     said: tuple[Said, ...]
     num_reused: int  # tokens of the prompt that were known from earlier ones
+    num_thought: int  # of the tokens said, those of thoughts
 
 
 class Answerer:
@@ -242,7 +243,21 @@ class Answerer:
         assert reason is not None, "parts end with the request"
         space, ids = self.model.renderer.space, request.said_ids
         drawn = sum(i >= space.num_text for i in ids) if isinstance(space, IdSpace) else 0
-        return End(reason, {"TEXT": len(ids) - drawn, "IMAGE": drawn}, tuple(request.said), request.num_reused or 0)
+        tokens: Tokens = {"TEXT": len(ids) - drawn, "IMAGE": drawn}
+        return End(reason, tokens, tuple(request.said), request.num_reused or 0, _num_thought(self.model, ids))
+
+
+def _num_thought(model: Model, ids: Seq[int]) -> int:
+    """How many of a reply's ids are of thoughts, their marks included."""
+    if not isinstance(model.renderer, GemmaRenderer):
+        return 0
+    begin, end = (model.renderer.space.specials.get(name) for name in ("<|channel>", "<channel|>"))
+    count, is_thought = 0, False
+    for token_id in ids:
+        is_thought = is_thought or token_id == begin
+        count += is_thought
+        is_thought = is_thought and token_id != end
+    return count
 
 
 def _cancel(pending: Future[Request]) -> None:

@@ -86,6 +86,7 @@ def create_app(offered: Model | list[Offer], config: ServerConfig | None = None,
             task.cancel()
         await asyncio.wait(tasks)
         models.close()
+        service.file_search.stores.close()
         state.close()
         files.close()
 

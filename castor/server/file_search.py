@@ -106,7 +106,14 @@ class FileSearch:
         data, body = self.stores.path(store.id, document.id).read_bytes(), document.body
         form = _form_of(data, body["display_name"], body["mime_type"])
         window = body["window"]
-        config = ReadingConfig(limits=self._service.config.limits)
+        allowed = self._service.config.limits
+        limits = dataclasses.replace(
+            ReadingConfig().limits,
+            max_bytes=allowed.max_bytes,
+            max_pixels=allowed.max_pixels,
+            max_seconds=allowed.max_seconds,
+        )
+        config = ReadingConfig(limits=limits)
         if window is not None:
             config = dataclasses.replace(config, window_words=window[0], overlap_words=window[1])
         key = content_key(form if window is None else f"{form} {window}", data)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
 from castor.content import Image, Part, Text, part_to_json
-from castor.server.answering import End, Modality, Prompt, Tokens
+from castor.server.answering import End, Modality
 from castor.server.errors import ApiError, google_error
 from castor.server.grounding import grounding
 from castor.server.logprobs import gemini_logprobs
@@ -23,7 +23,7 @@ async def chunks(talk: Talk, model_name: str) -> AsyncIterator[dict[str, Any]]:
     """GenerateContentResponse for GenerateContentResponse: one for each part, and one for each candidate's end."""
     head, watch = {"modelVersion": model_name, "responseId": secrets.token_urlsafe(12)}, Ratings(talk)
     if (feedback := watch.prompt()) is not None:
-        yield {"promptFeedback": feedback, "usageMetadata": usage(talk.prompt, {}), **head}
+        yield {"promptFeedback": feedback, "usageMetadata": usage(talk), **head}
         return
     said: dict[int, list[dict[str, Any]]] = {}
     async for index, item in talk.items():
@@ -44,11 +44,7 @@ async def chunks(talk: Talk, model_name: str) -> AsyncIterator[dict[str, Any]]:
                 _join(said.setdefault(index, []), part_to_json(item))
         else:
             continue
-        yield {
-            "candidates": [candidate],
-            "usageMetadata": usage(talk.prompt, talk.said, talk.num_reused),
-            **head,
-        }
+        yield {"candidates": [candidate], "usageMetadata": usage(talk), **head}
 
 
 class Ratings:
@@ -119,18 +115,20 @@ def _join(parts: list[dict[str, Any]], part: dict[str, Any]) -> None:
         parts.append(part)
 
 
-def usage(prompt: Prompt, said: Tokens, num_cached: int = 0) -> dict[str, Any]:
-    """usageMetadata with the counts of each modality that occurs."""
+def usage(talk: Talk) -> dict[str, Any]:
+    """usageMetadata with the counts of each modality that occurs; those of an answer are without its thoughts."""
+    prompt, said, thought = talk.prompt, talk.answered, talk.num_thought
     num_prompt, num_found, num_said = (sum(tokens.values()) for tokens in (prompt.tokens, prompt.found, said))
     found = {"toolUsePromptTokenCount": num_found, "toolUsePromptTokensDetails": details(prompt.found)}
     return {
         "promptTokenCount": num_prompt,
         "candidatesTokenCount": num_said,
-        "totalTokenCount": num_prompt + num_found + num_said,
+        "totalTokenCount": num_prompt + num_found + num_said + thought,
         "promptTokensDetails": details(prompt.tokens),
         "candidatesTokensDetails": details(said),
+        **({"thoughtsTokenCount": thought} if thought else {}),
         **(found if num_found else {}),
-        **({"cachedContentTokenCount": num_cached} if num_cached else {}),
+        **({"cachedContentTokenCount": talk.num_reused} if talk.num_reused else {}),
     }
 
 

@@ -28,7 +28,7 @@ from castor.server.errors import ApiError
 from castor.server.grounding import OpenStore, Search, read_search
 from castor.server.logprobs import MOST_ALTERNATIVES
 from castor.server.safety import read_settings
-from castor.server.schemas import of_gemini
+from castor.server.schemas import of_gemini, of_gemini_enum
 
 IGNORED = {"model", "labels", "serviceTier", "store"}  # clients send these unasked
 REFUSED = {"continuationToken"}
@@ -87,15 +87,16 @@ def read_request(
     tools, search = _tools(fields, able)
     mode, calling = _mode(fields.get("toolConfig", {}), tools)
     tools = () if mode == "NONE" else tools
-    schema = of_gemini(config)
-    if schema is not None and (tools or thinking or not writes):
+    choices = of_gemini_enum(config)
+    schema = of_gemini(config) if choices is None else None
+    if (choices or schema is not None) and (tools or thinking or not writes):
         raise ApiError(400, "an answer in JSON cannot think, call functions or be a picture", field="generationConfig")
     messages = read_messages(fields, able, may_lack_contents=is_beginning)
     if "mediaResolution" in config:
         messages = _looked_at(messages, resolution_from_json(config["mediaResolution"], "mediaResolution"))
     return Query(
         messages=messages,
-        samplings=_samplings(config, schema, able),
+        samplings=_samplings(config, {"response_schema": schema, "response_regex": choices}, able),
         draws=draws,
         writes=writes,
         tools=tools,
@@ -202,10 +203,11 @@ def _looked_at(messages: tuple[Message, ...], resolution: str | None) -> tuple[M
     )
 
 
-def _samplings(config: Mapping[str, Any], schema: dict[str, Any] | None, able: Abilities) -> tuple[SamplingConfig, ...]:
+def _samplings(config: Mapping[str, Any], held: Mapping[str, Any], able: Abilities) -> tuple[SamplingConfig, ...]:
+    """One for each candidate; `held` are the settings that hold an answer to a form."""
     place = "generationConfig."
     count = whole(config.get("candidateCount", 1), f"{place}candidateCount", 1, able.max_candidates)
-    options: dict[str, Any] = {"response_schema": schema, "logprobs": _logprobs(config, place)}
+    options: dict[str, Any] = {**held, "logprobs": _logprobs(config, place)}
     if "temperature" in config:
         options["temperature"] = number(config["temperature"], f"{place}temperature", 0, 100)
     if "topP" in config and (top_p := number(config["topP"], f"{place}topP", 0, 1)) > 0:

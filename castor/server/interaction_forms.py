@@ -10,8 +10,9 @@ from typing import Any
 
 from castor.calls import FunctionCall
 from castor.content import Media, Part, Text
-from castor.server.answering import Prompt, Tokens
+from castor.server.answering import Tokens
 from castor.server.errors import ApiError
+from castor.server.service import Talk
 
 MEDIA = ("image", "audio", "video", "document")
 IGNORED = {"store", "stream", "service_tier", "labels", "previous_interaction_id", "model"}
@@ -199,12 +200,13 @@ def contents_of(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"role": "model", "parts": parts}] if parts else []
 
 
-def usage_of(prompt: Prompt, said: Tokens, num_cached: int) -> dict[str, Any]:
+def usage_of(talk: Talk) -> dict[str, Any]:
     """The Interactions API's usage."""
 
     def listed(tokens: Tokens) -> list[dict[str, Any]]:
         return [{"modality": name.lower(), "tokens": count} for name, count in tokens.items() if count]
 
+    prompt, said, thought = talk.prompt, talk.answered, talk.num_thought
     num_prompt, num_found, num_said = (sum(tokens.values()) for tokens in (prompt.tokens, prompt.found, said))
     found = {"total_tool_use_tokens": num_found, "tool_use_tokens_by_modality": listed(prompt.found)}
     return {
@@ -212,7 +214,8 @@ def usage_of(prompt: Prompt, said: Tokens, num_cached: int) -> dict[str, Any]:
         "input_tokens_by_modality": listed(prompt.tokens),
         "total_output_tokens": num_said,
         "output_tokens_by_modality": listed(said),
+        **({"total_thought_tokens": thought} if thought else {}),
         **(found if num_found else {}),
-        "total_cached_tokens": num_cached,
-        "total_tokens": num_prompt + num_found + num_said,
+        "total_cached_tokens": talk.num_reused,
+        "total_tokens": num_prompt + num_found + num_said + thought,
     }

@@ -113,7 +113,7 @@ async def _events(service: Service, owner: str, course: Course, talking: Any) ->
         yield {"event_type": "interaction.created", "interaction": course.about(service.state.now_s(), brief=True)}
         async for event in _steps(course, speaking):
             yield event
-        course.usage = usage_of(speaking.prompt, speaking.said, speaking.num_reused)
+        course.usage = usage_of(speaking)
     if course.body.get("store", True) is not False:
         await asyncio.to_thread(_keep, service, owner, course)
     yield {"event_type": "interaction.completed", "interaction": course.about(service.state.now_s(), brief=True)}

@@ -177,7 +177,7 @@ def _compared(key: str, sign: str, text: str, is_string: bool) -> Condition:
         value = values.get(key)
         if value is None:
             return False
-        if isinstance(value, float):
+        if isinstance(value, int | float):
             known = _number_of(text) if wanted is None else wanted
             return known is not None and _ORDERED.get(sign, operator.ne if sign == "!=" else operator.eq)(value, known)
         texts = value if isinstance(value, tuple) else (value,)

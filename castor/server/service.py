@@ -64,7 +64,13 @@ class Talk:
     prompt: Prompt
     said: dict[Modality, int] = field(default_factory=dict)
     stopped: set[int] = field(default_factory=set)  # candidates that nobody wants to hear on
+    num_thought: int = 0  # tokens of thoughts among those said
     num_reused: int = 0  # of the prompt's tokens, known once the first candidate has ended
+
+    @property
+    def answered(self) -> Mapping[Modality, int]:
+        """The tokens said so far, thoughts left out."""
+        return {**self.said, "TEXT": self.said["TEXT"] - self.num_thought} if self.num_thought else self.said
 
     async def items(self) -> AsyncIterator[tuple[int, Part | End]]:
         """The parts of every candidate with its number, one candidate after the other."""
@@ -88,6 +94,7 @@ class Talk:
 
     def _count(self, end: End) -> None:
         self.num_reused = self.num_reused or end.num_reused
+        self.num_thought += end.num_thought
         self.service.measures.reused.inc(end.num_reused)
         self.service.measures.count_tokens("answer", end.tokens)
         for modality, count in end.tokens.items():

@@ -47,6 +47,12 @@ class Stores:
     def __init__(self, state: State, folder: Path, max_bytes: int) -> None:
         """`max_bytes` of all documents and indexes together."""
         self._state, self.folder, self._max_bytes, self._lock = state, folder, max_bytes, threading.Lock()
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Let what is being written be written, and nothing more."""
+        with self._lock:
+            self._is_closed = True
 
     def add(self, owner: str, display_name: str, header: Header) -> Record:
         """A new store, whose vectors will be as the header says."""
@@ -162,13 +168,18 @@ class Stores:
         return None
 
     def finish(self, store: Record, document: Record, entry: Entry | None, key: bytes) -> None:
-        """A document's passages into the index (None: they are there, of another with the same content)."""
+        """A document's passages into the index (None: they are there, of another with the same content).
+
+        Where that other has gone in this moment, the document goes on waiting.
+        """
         state = FileState(
             path=within(document.id), size_bytes=document.body["size_bytes"], modified_ns=0, checked_ns=time.time_ns()
         )
         with self._lock:
             self._state.get(document.kind, document.id, None)  # ApiError 404: deleted meanwhile
             with self.index(store) as index:
+                if self._is_closed or (entry is None and key not in index.store.content_ids()):
+                    return
                 index.store.write([] if entry is None else [entry], [(state, key)])
             self._state.change(document, {**document.body, "state": "ACTIVE"})
 

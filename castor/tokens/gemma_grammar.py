@@ -129,10 +129,12 @@ class _Grammar:
     def _list(self, schema: Mapping[str, Any]) -> str:
         item = self._rule(schema.get("items") or {})
         least, most = (self._count(schema, key) for key in ("minItems", "maxItems"))
+        if most is not None and most < (least or 0):
+            raise self._wrong(f"minItems={least} and maxItems={most}")
         if most == 0:
             return '"[]"'
         more = f"{{{max(0, (least or 0) - 1)},{'' if most is None else most - 1}}}"
-        inner = f'{item} ("," {item}){more}'
+        inner = item if most == 1 else f'{item} ("," {item}){more}'
         return f'"[" {inner} "]"' if least else f'"[" ({inner})? "]"'
 
     def _object(self, schema: Mapping[str, Any]) -> str:
