@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SERVE = """\
 Answers clients of the Gemini API and of the OpenAI API; only their address changes.
 
-  castor serve                                     the shipped model at http://127.0.0.1:8000
+  castor serve                                     the shipped models at http://127.0.0.1:8000
   castor serve --model google/gemma-4-E2B-it       a pulled model
   castor serve --model atom --model vectors=DIR    several; all but the first are loaded when asked for
   castor serve --alias gemini-2.5-flash            for programs that ask for that name
@@ -44,7 +44,8 @@ def add_serve_verb(verb: Callable[..., Any]) -> None:
         "--model",
         action="append",
         metavar="NAME",
-        help="atom, a model folder, or a pulled model; NAME=FOLDER gives it a name; may be repeated (default: atom)",
+        help="atom, a model folder, or a pulled model; NAME=FOLDER gives it a name; may be repeated "
+        "(default: atom, and atom-vectors)",
     )
     parser.add_argument("--adapter", metavar="FOLDER", help="an adapter trained for the first model, put onto it")
     quantize_option(parser)
@@ -76,7 +77,9 @@ def add_serve_verb(verb: Callable[..., Any]) -> None:
     parser.add_argument(
         "--ray", type=whole, metavar="N", help="N replicas behind Ray Serve; pip install castor[cluster]"
     )
-    parser.add_argument("--files", default="", metavar="FOLDER", help="keep uploads here (default: until the end)")
+    parser.add_argument(
+        "--files", default="", metavar="FOLDER", help="keep uploads and stores here (default: until the end)"
+    )
 
 
 def run_serve(arguments: Any) -> None:
@@ -90,7 +93,7 @@ def run_serve(arguments: Any) -> None:
     from castor.server.config import ServerConfig, check_names
     from castor.server.keys import Keys
 
-    (first, path), *others = [_named(model) for model in arguments.model or ["atom"]]
+    (first, path), *others = [_named(model) for model in arguments.model or ["atom", "atom-vectors"]]
     config = ServerConfig(
         name=arguments.name or first,
         aliases=tuple(arguments.alias),

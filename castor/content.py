@@ -2,25 +2,24 @@
 
 The JSON of a Message is the Gemini API's `Content`, and it serves everywhere: a line of a training file, a
 prompt, an HTTP body, an evaluation record. Parts are immutable values, checked when they are made and decoded
-when asked. One label is our own: an animated GIF read as a video is "video/gif"; "image/gif" is a picture.
+when asked.
 """
 
 import base64
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 from urllib.parse import unquote
 
-import numpy as np
-
 from castor.calls import FunctionCall, FunctionResponse, call_from_json, json_fields, response_from_json
-from castor.media import audio, document, image, video
 from castor.media.limits import Limits
-from castor.media.sniff import canonical, check_kind, sniff
-from castor.media.source import Source, decode_base64, read_source
-from castor.media.video import Clip
+from castor.media.look import RESOLUTIONS, Look
+from castor.media.parts import Audio, Document, Image, Media, Video
+from castor.media.sniff import canonical, sniff
+from castor.media.source import decode_base64, read_source
 
 Role = Literal["user", "model", "system"]
 
@@ -42,213 +41,9 @@ class Text:
                 raise ValueError(f"not Unicode text: {ascii(self.text):.80}") from None
 
 
-class Media:
-    """What pictures, sounds, videos and documents share: content, kind, name, limits; equality by content.
-
-    `source` is a path, bytes or a "data:" URI. `mime_type`, when given, must be true; `name` is for errors.
-    Raises ValueError when the source is missing, empty, over `limits`, of another kind or not what it claims.
-    """
-
-    KIND: ClassVar[str]
-    __slots__ = ("_cache", "_data", "_made_from", "limits", "mime_type", "name")
-
-    name: str
-    mime_type: str
-    limits: Limits
-    _data: bytes | None  # the encoded file; None until a part made from arrays is asked for it
-    _made_from: tuple[Any, ...] | None  # the arrays of a part made from arrays
-    _cache: dict[Any, Any]
-
-    def __init__(
-        self,
-        source: Source,
-        *,
-        mime_type: str | None = None,
-        name: str | None = None,
-        limits: Limits | None = None,
-    ) -> None:
-        limits = limits or Limits()
-        data, declared, name = read_source(source, name, self.KIND, limits)
-        kind = self._checked_kind(data, mime_type or declared, name)
-        self._fill(_data=data, _made_from=None, _cache={}, limits=limits, mime_type=kind, name=name)
-
-    def _checked_kind(self, data: bytes, declared: str | None, name: str) -> str:
-        return check_kind(data, self.KIND, declared, name)
-
-    def _fill(self, **values: Any) -> None:
-        for key, value in values.items():
-            object.__setattr__(self, key, value)
-
-    @classmethod
-    def _made(cls, made_from: tuple[Any, ...], mime_type: str, name: str) -> Self:
-        part = object.__new__(cls)
-        part._fill(_data=None, _made_from=made_from, _cache={}, limits=Limits(), mime_type=mime_type, name=name)
-        return part
-
-    @property
-    def data(self) -> bytes:
-        """The encoded file; encoded on first use for a part made from arrays."""
-        if self._data is None:
-            self._fill(_data=self._encode())
-        assert self._data is not None
-        return self._data
-
-    @property
-    def held_bytes(self) -> int:
-        """Memory of the encoded file and of the arrays that it was made from, as far as there are any."""
-        arrays = (getattr(value, "nbytes", 0) for value in self._made_from or ())
-        return len(self._data or b"") + sum(arrays)
-
-    def _encode(self) -> bytes:
-        raise TypeError(f"a {type(self).__name__.lower()} is made from a file, never from arrays")
-
-    def _cached(self, key: Any, decode: Callable[[], Any]) -> Any:
-        if key not in self._cache:
-            self._cache[key] = decode()
-        return self._cache[key]
-
-    def __setattr__(self, key: str, value: object) -> None:
-        raise AttributeError(f"{type(self).__name__} is immutable: {key!r} cannot be set")
-
-    def __delattr__(self, key: str) -> None:
-        raise AttributeError(f"{type(self).__name__} is immutable: {key!r} cannot be deleted")
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, type(self)):
-            return NotImplemented
-        return self is other or (self.mime_type == other.mime_type and self.data == other.data)
-
-    def __hash__(self) -> int:
-        return hash((type(self), self.mime_type, self.data))
-
-    def __repr__(self) -> str:
-        size = "not encoded yet" if self._data is None else f"{len(self._data)} bytes"
-        return f"{type(self).__name__}({self.name!r}, {self.mime_type}, {size})"
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: getattr(self, key) for key in Media.__slots__ if key != "_cache"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._fill(**state, _cache={})
-
-
-class Image(Media):
-    """A picture. Of an animation, the first frame."""
-
-    KIND = "image"
-    __slots__ = ()
-
-    @classmethod
-    def from_pixels(cls, pixels_HWC: np.ndarray, name: str = "image") -> Self:
-        """A picture of RGB pixels uint8 [H, W, 3]; a PNG file once its data is asked for."""
-        return cls._made((image.check_pixels(pixels_HWC, name).copy(),), "image/png", name)
-
-    def _encode(self) -> bytes:
-        assert self._made_from is not None
-        return image.encode_png(self._made_from[0])
-
-    def pixels(self, limits: Limits | None = None) -> np.ndarray:
-        """RGB pixels uint8 [H, W, 3], a copy: upright, transparency over white."""
-        limits = limits or self.limits
-        if self._made_from is not None:
-            pixels_HWC = self._made_from[0]
-        else:
-            pixels_HWC = self._cached("pixels", lambda: image.decode_image(self.data, self.name, limits))
-        height_px, width_px = pixels_HWC.shape[:2]
-        limits.check("max_pixels", width_px * height_px, self.name, f"the picture is {width_px} x {height_px} px")
-        return pixels_HWC.copy()
-
-
-class Audio(Media):
-    """A sound recording, or the sound track of a video file."""
-
-    KIND = "audio"
-    __slots__ = ()
-
-    @classmethod
-    def from_samples(cls, samples_S: np.ndarray, rate_hz: int = audio.RATE_HZ, name: str = "audio") -> Self:
-        """A sound of mono float samples [S] in [-1, 1]; a 16-bit WAV once its data is asked for."""
-        samples_S = audio.check_samples(samples_S, rate_hz, name)
-        if not len(samples_S):
-            raise ValueError(f"{name}: a sound needs at least one sample")
-        return cls._made((samples_S, int(rate_hz)), "audio/wav", name)
-
-    def _checked_kind(self, data: bytes, declared: str | None, name: str) -> str:
-        if declared is not None and canonical(declared) in audio.RAW_KINDS and data:
-            audio.raw_rate_hz(declared, name)
-            return declared.replace(" ", "")
-        return super()._checked_kind(data, declared, name)
-
-    def _encode(self) -> bytes:
-        assert self._made_from is not None
-        return audio.encode_wav(*self._made_from)
-
-    def samples(self, limits: Limits | None = None) -> np.ndarray:
-        """Mono samples float32 [S] at 16 kHz in [-1, 1], a copy."""
-        limits = limits or self.limits
-        samples_S = self._cached("samples", lambda: self._decode(limits))
-        seconds = len(samples_S) / audio.RATE_HZ
-        limits.check("max_seconds", seconds, self.name, f"the sound lasts {seconds:.1f} s")
-        return samples_S.copy()
-
-    def _decode(self, limits: Limits) -> np.ndarray:
-        if self._made_from is not None:
-            return audio.resample(*self._made_from)
-        return audio.decode_audio(self.data, self.name, limits, self.mime_type)
-
-
-class Video(Media):
-    """Moving pictures with or without sound."""
-
-    KIND = "video"
-    __slots__ = ()
-
-    @classmethod
-    def from_frames(
-        cls, frames_FHWC: np.ndarray, fps: float, samples_S: np.ndarray | None = None, name: str = "video"
-    ) -> Self:
-        """A video of RGB frames uint8 [F, H, W, 3] and mono samples at 16 kHz. MP4 on demand."""
-        frames_FHWC = video.check_frames(frames_FHWC, fps, name).copy()
-        if samples_S is not None:
-            samples_S = audio.check_samples(samples_S, audio.RATE_HZ, name)
-            if not len(samples_S):
-                raise ValueError(f"{name}: a sound track needs at least one sample (None means: no sound)")
-        return cls._made((frames_FHWC, float(fps), samples_S), "video/mp4", name)
-
-    def _encode(self) -> bytes:
-        assert self._made_from is not None
-        return video.encode_mp4(*self._made_from)
-
-    def clip(
-        self,
-        limits: Limits | None = None,
-        num_frames: int = 16,
-        fps: float | None = None,
-        choose: video.ChooseFrames | None = None,
-    ) -> Clip:
-        """`num_frames` equally spaced frames, or `fps` frames a second, and the sound track; not cached.
-
-        No stored frame is given twice, so that a short video gives fewer. `choose` names frames by another rule.
-        """
-        limits = limits or self.limits
-        if self._made_from is not None:
-            return video.clip_of_frames(*self._made_from, self.name, limits, num_frames, fps, choose)
-        return video.decode_video(self.data, self.name, limits, num_frames, fps, choose)
-
-
-class Document(Media):
-    """A PDF document."""
-
-    KIND = "document"
-    __slots__ = ()
-
-    def pages(self, limits: Limits | None = None, dpi: float = 144.0) -> list[np.ndarray]:
-        """The pages as RGB pixels, each uint8 [H, W, 3], drawn at `dpi` dots per inch; not cached."""
-        return document.decode_document(self.data, self.name, limits or self.limits, dpi)
-
-
 Part = Text | Image | Audio | Video | Document | FunctionCall | FunctionResponse
 PART_KEYS = {"text", "inlineData", "fileData", "functionCall", "functionResponse"}
+LOOK_KEYS = {"videoMetadata", "mediaResolution"}
 MEDIA_KINDS: dict[str, type[Image | Audio | Video | Document]] = {
     "image": Image,
     "audio": Audio,
@@ -332,7 +127,8 @@ def part_to_json(part: Part) -> dict[str, Any]:
     if isinstance(part, FunctionCall | FunctionResponse):
         return part.to_json()
     assert isinstance(part, Media)
-    return {"inlineData": {"mimeType": part.mime_type, "data": base64.b64encode(part.data).decode("ascii")}}
+    data = {"mimeType": part.mime_type, "data": base64.b64encode(part.data).decode("ascii")}
+    return {"inlineData": data, **_look_to_json(part.look)}
 
 
 def part_from_json(
@@ -343,7 +139,13 @@ def part_from_json(
 ) -> Part:
     """One part from Content JSON; see `Message.from_json`. `place` names it in error texts."""
     limits = limits or Limits()
-    fields = json_fields(obj, place, PART_KEYS | {"thought"})
+    fields = json_fields(obj, place, PART_KEYS | LOOK_KEYS | {"thought"})
+    if LOOK_KEYS & set(fields):
+        look = look_from_json({key: fields.pop(key) for key in LOOK_KEYS & set(fields)}, place)
+        part = part_from_json(fields, base_dir, limits, place)
+        if not isinstance(part, Media):
+            raise ValueError(f"{place}: videoMetadata and mediaResolution are for media, not for {sorted(fields)}")
+        return part.with_look(look)
     thought = fields.pop("thought", False)
     if len(fields) != 1:
         raise ValueError(f"{place}: needs exactly one of {', '.join(sorted(PART_KEYS))}, not {sorted(fields)}")
@@ -396,3 +198,49 @@ def _local_path(uri: object, base_dir: str | os.PathLike[str] | None, place: str
     if not path.is_relative_to(base):
         raise ValueError(f"{place}: {uri[:200]!r} lies outside {str(base)!r}")
     return path
+
+
+def look_from_json(fields: Mapping[str, Any], place: str) -> Look:
+    """What the keys of `LOOK_KEYS` say of a part; ValueError names a wrong one."""
+    values: dict[str, Any] = {}
+    if "videoMetadata" in fields:
+        where = f"{place}.videoMetadata"
+        film = json_fields(fields["videoMetadata"], where, {"startOffset", "endOffset", "fps"})
+        names = {"startOffset": "start_s", "endOffset": "end_s"}
+        values = {names[key]: _seconds(film[key], f"{where}.{key}") for key in names if key in film}
+        values |= {"fps": film["fps"]} if "fps" in film else {}
+    if "mediaResolution" in fields:
+        where, given = f"{place}.mediaResolution", fields["mediaResolution"]
+        size = json_fields({"level": given} if isinstance(given, str) else given, where, {"level", "numTokens"})
+        if "level" in size:
+            values["resolution"] = resolution_from_json(size["level"], f"{where}.level")
+        values |= {"num_tokens": size["numTokens"]} if "numTokens" in size else {}
+    try:
+        return Look(**values)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
+
+
+def resolution_from_json(value: object, place: str) -> str | None:
+    """MEDIA_RESOLUTION_LOW -> "low"; None where it is left open."""
+    name = str(value).upper().removeprefix("MEDIA_RESOLUTION_").lower()
+    if name == "unspecified":
+        return None
+    if name not in RESOLUTIONS:
+        raise ValueError(f"{place}={value!r:.60}: there is {', '.join(RESOLUTIONS)}")
+    return name
+
+
+def _seconds(value: object, place: str) -> float:
+    if not isinstance(value, str) or not re.fullmatch(r"\d{1,9}(?:\.\d{1,9})?s", value):
+        raise ValueError(f"{place} is seconds such as 1.5s, not {value!r:.40}")
+    return float(value[:-1])
+
+
+def _look_to_json(look: Look) -> dict[str, Any]:
+    offsets = {"startOffset": look.start_s or None, "endOffset": look.end_s}
+    film: dict[str, Any] = {key: f"{value:.9f}s" for key, value in offsets.items() if value is not None}
+    film |= {"fps": look.fps} if look.fps is not None else {}
+    size: dict[str, Any] = {"numTokens": look.num_tokens} if look.num_tokens is not None else {}
+    size |= {"level": f"MEDIA_RESOLUTION_{look.resolution.upper()}"} if look.resolution is not None else {}
+    return ({"videoMetadata": film} if film else {}) | ({"mediaResolution": size} if size else {})

@@ -109,3 +109,15 @@ def test_log_probabilities_are_the_model_s(served: Served, google: Any, client: 
     *_, last = client.chat.completions.create(**asked, stream=True)
     assert [one.logprob for one in last.choices[0].logprobs.content] == pytest.approx(expected, abs=1e-4)
     assert all(math.isfinite(value) for value in expected)
+
+
+def test_a_choice_is_bare_text(google: Any) -> None:
+    schema = {"type": "STRING", "enum": ["a red (1+1) circle", "größer", "x"]}
+    config = {"response_mime_type": "text/x.enum", "response_schema": schema, "temperature": 2.0}
+    said = {
+        google.models.generate_content(model="tiny", contents="x", config={**config, "seed": seed}).text
+        for seed in range(6)
+    }
+    assert said <= set(schema["enum"]) and len(said) > 1
+    with pytest.raises(genai.errors.ClientError, match="enum of texts"):
+        google.models.generate_content(model="tiny", contents="x", config={"response_mime_type": "text/x.enum"})

@@ -15,6 +15,7 @@ import pytest
 from serving import Served, new_model, sample, serving, text_only, wait_until
 
 from castor.content import Audio, Document, Image, Message, Text, Video
+from castor.media.look import Look
 from castor.models.codec import ImageCodec
 from castor.models.config import ModelConfig
 from castor.tokens.render import Renderer
@@ -228,6 +229,7 @@ def with_schema(schema: dict) -> dict:
     return with_config(responseMimeType="application/json", responseSchema=schema)
 
 
+PICTURE = {"mimeType": "image/png", "data": base64.b64encode(sample("scene.png")).decode()}
 REFUSED = [
     ({}, "contents"),
     ({"contents": []}, "contents"),
@@ -264,6 +266,12 @@ REFUSED = [
     (with_part({"fileData": {"fileUri": "https://example.com/a.png"}}), "fileData"),
     (with_part({"fileData": {"fileUri": "file:///etc/passwd", "mimeType": "image/png"}}), "fileData"),
     (with_part({"text": "x", "videoMetadata": {"fps": 2}}), "videoMetadata"),
+    (with_part({"inlineData": {**PICTURE, "displayName": "p"}, "videoMetadata": {"fps": 2}}), "videoMetadata"),
+    (
+        with_part({"inlineData": PICTURE, "mediaResolution": {"level": "MEDIA_RESOLUTION_ULTRA_HIGH"}}),
+        "mediaResolution",
+    ),
+    (with_config(mediaResolution="FINE"), "mediaResolution"),
     ({**with_config(), "tools": [{"googleSearch": {}}]}, "googleSearch"),
     ({**with_config(), "tools": [{"functionDeclarations": [{"name": "f"}]}]}, "tools"),
     ({**with_config(), "cachedContent": 1}, "cachedContent"),
@@ -280,13 +288,57 @@ def test_what_would_change_the_answer_is_refused_by_name(served: Served, body: d
         assert named in error["message"]
 
 
+def test_media_are_looked_at_as_is_asked(served: Served, client: object) -> None:
+    """Resolutions and stretches through the client: the prompt of a part that is looked at so, count for count."""
+    picture, film = sample("scene.png"), sample("clip.mp4")
+    level = types.PartMediaResolution(level="MEDIA_RESOLUTION_LOW")
+    blob, moving = types.Blob(data=picture, mime_type="image/png"), types.Blob(data=film, mime_type="video/mp4")
+    cut = types.VideoMetadata(start_offset="0.5s", end_offset="1.5s", fps=4.0)
+    uploaded = client.files.upload(file=io.BytesIO(film), config={"mime_type": "video/mp4"})
+    stretch = Video(film).with_look(Look(start_s=0.5, end_s=1.5, fps=4.0))
+    for parts, config, shown in (
+        ([types.Part(inline_data=blob, media_resolution=level)], {}, Image(picture).with_look(Look(resolution="low"))),
+        (
+            [types.Part(inline_data=blob)],
+            {"media_resolution": "MEDIA_RESOLUTION_HIGH"},
+            Image(picture).with_look(Look(resolution="high")),
+        ),
+        (
+            [types.Part(inline_data=blob, media_resolution=level)],
+            {"media_resolution": "MEDIA_RESOLUTION_HIGH"},
+            Image(picture).with_look(Look(resolution="low")),
+        ),
+        ([types.Part(inline_data=moving, video_metadata=cut)], {}, stretch),
+        (
+            [types.Part(file_data=types.FileData(file_uri=uploaded.uri, mime_type="video/mp4"), video_metadata=cut)],
+            {},
+            stretch,
+        ),
+    ):
+        message = Message.user(shown, "what is it?")
+        reply = client.models.generate_content(
+            model="tiny",
+            contents=[types.Content(role="user", parts=[*parts, types.Part(text="what is it?")])],
+            config={"response_modalities": ["TEXT"], **config},
+        )
+        assert reply.text == text_only(served, message).text
+        sequence = served.model.encode_prompt([message])
+        counts = {each.modality: each.token_count for each in reply.usage_metadata.prompt_tokens_details}
+        assert reply.usage_metadata.prompt_token_count == len(sequence)
+        seen = counts.get("IMAGE", 0) + counts.get("VIDEO", 0)
+        assert seen == len(sequence.patch_at_P) and counts.get("AUDIO", 0) == len(sequence.frame_at_S)
+    looks = [Image(picture).with_look(Look(resolution=name)) for name in ("low", "medium", "high")]
+    low, medium, high = (len(served.model.encode_prompt([Message.user(look)]).patch_at_P) for look in looks)
+    assert low < medium < high
+
+
 def test_the_client_reads_the_refusal(client: object) -> None:
     with pytest.raises(errors.ClientError) as refused:
         client.models.generate_content(model="tiny", contents="x", config={"presence_penalty": 0.5})
     assert (refused.value.code, refused.value.status) == (400, "INVALID_ARGUMENT")
     assert "presencePenalty" in refused.value.message
     with pytest.raises(errors.ServerError) as missing:
-        client.file_search_stores.get(name="fileSearchStores/x")
+        client.tunings.get(name="tunedModels/x")
     assert (missing.value.code, missing.value.status) == (501, "UNIMPLEMENTED")
     with pytest.raises(errors.ClientError):
         list(client.models.generate_content_stream(model="nothing", contents="x"))
@@ -297,9 +349,10 @@ def test_the_client_reads_the_refusal(client: object) -> None:
     [
         ("/v1beta/models/tiny:predict", 501),
         ("/v1/models/tiny:predict", 501),
-        ("/v1beta/fileSearchStores", 501),
         ("/v1/tunedModels/t1", 501),
-        ("/upload/v1/fileSearchStores/s:uploadToFileSearchStore", 501),
+        ("/v1beta/corpora", 501),
+        ("/v1beta/fileSearchStores/s:importFile", 404),
+        ("/v1beta/fileSearchStores/s:sing", 405),
         ("/v1beta/auth_tokens", 501),
         ("/v1beta/models/tiny:sing", 404),
         ("/v1beta/models/tiny", 404),
@@ -310,7 +363,8 @@ def test_the_client_reads_the_refusal(client: object) -> None:
 def test_what_is_not_offered_says_so(served: Served, path: str, status: int) -> None:
     reply = httpx.post(served.url + path, json={})
     assert reply.status_code == status
-    assert reply.json()["error"]["status"] == {501: "UNIMPLEMENTED", 404: "NOT_FOUND"}[status]
+    wanted = {501: "UNIMPLEMENTED", 404: "NOT_FOUND", 405: "INVALID_ARGUMENT"}
+    assert reply.json()["error"]["status"] == wanted[status]
 
 
 def test_limits_of_bodies_files_and_pixels(tiny_config: ModelConfig, renderer: Renderer, codec: ImageCodec) -> None:

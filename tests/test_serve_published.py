@@ -58,6 +58,12 @@ def num_tokens(served: Served, messages: Sequence[Message], **more: Any) -> int:
     return len(served.model.renderer.encode(messages, reply=True, **more))
 
 
+def said_tokens(served: Served, *parts: Part) -> int:
+    """Tokens of an answer without what ends it."""
+    sequence = served.model.renderer.encode([Message.user("x"), Message("model", parts)])
+    return int(sequence.is_target_T.sum()) - 1
+
+
 def test_functions_through_google_s_client(served: Served, google: Any, says: Any) -> None:
     types = genai.types
     declaration = types.FunctionDeclaration(
@@ -122,6 +128,10 @@ def test_thoughts_are_shown_where_asked_for(served: Served, google: Any, client:
         thoughts = [part.text for part in reply.parts if part.thought]
         assert thoughts == (["let me see"] if shows else [])
         assert reply.usage_metadata.prompt_token_count == num_tokens(served, asked, thinking=True)
+        parts = [Text("let me see", thought=True), CALL]
+        both, call = (said_tokens(served, *some) for some in (parts, parts[1:]))
+        usage = reply.usage_metadata
+        assert (usage.thoughts_token_count, usage.candidates_token_count) == (both - call, call)
     config = {"thinking_config": {"thinking_budget": 0}}
     counted = google.models.generate_content(model="tiny", contents="why?", config=config).usage_metadata
     assert counted.prompt_token_count == num_tokens(served, asked)

@@ -19,12 +19,15 @@ import pytest
 from serving import Served, new_model, running, sample
 
 import castor
+from castor.index.embedder import identity_of
+from castor.index.store import Header
 from castor.models.codec import ImageCodec
 from castor.models.config import ModelConfig
 from castor.server.app import create_app
 from castor.server.config import ServerConfig
 from castor.server.models import Offer
 from castor.server.not_offered import not_offered
+from castor.server.stores import NewDocument
 from castor.tokens.render import Renderer
 
 FOLDER = os.environ.get("CASTOR_WIRE", "")
@@ -43,13 +46,10 @@ NAMES = (
 )
 # What the recordings ask for and this model or server refuses, found in a request's JSON: a pattern, and what is named.
 GEMINI_REFUSALS = {
-    r'"(functionDeclarations|googleSearch|codeExecution|fileSearch|urlContext)"': r"tools|unknown key",
+    r'"(functionDeclarations|googleSearch|codeExecution|urlContext)"': r"tools|unknown key",
     r'"function(Call|Response)"': r"functioncall|functionresponse|tools",
-    r'"text/x.enum"': "responseMimeType",
     r'"minP"': "minP",
     r'"presencePenalty": 0\.1': "presencePenalty",
-    r'"videoMetadata"': "videoMetadata",
-    r'"mediaResolution"': "mediaResolution",
     r'"speechConfig"|"AUDIO"': "speechConfig|responseModalities",
     r'"imageSize"': "imageConfig",
     r'"outputDimensionality": 64': "from 1 to 24",
@@ -66,6 +66,7 @@ OPENAI_REFUSALS = {
     r'"input": \[\{"type": "text", "text": "x"\}, \{"type": "image_url"': "texts are rated",
     r'"prompt": "cat"': "without a picture",
 }
+LISTS = ("/models", "/files", "/cachedContents", "/batches", "/fileSearchStores", "/documents")
 OPENAI = (  # ends of the addresses that OpenAI's clients alone ask
     *("chat/completions", "/embeddings", "images/generations", "audio/transcriptions", "/moderations"),
 )
@@ -87,7 +88,8 @@ def served(
 def offered(request: dict[str, Any]) -> bool:
     """Whether the request is for a route of this server."""
     path = request["path"]
-    routes = r"/v1(beta)?/(models|cachedContents|batches|interactions)(/.*)?|(/upload)?/v1(beta)?/files(/.*)?"
+    routes = r"/v1(beta)?/(models|cachedContents|batches|interactions|fileSearchStores)(/.*)?"
+    routes += r"|(/upload)?/v1(beta)?/files(/.*)?|/upload/v1(beta)?/fileSearchStores/.*"
     routes += r"|/upload/session/.*|.*(" + "|".join(OPENAI) + ")"
     return re.fullmatch(routes, path) is not None and not_offered(path) is None
 
@@ -111,6 +113,24 @@ def keep_file(served: Served) -> None:
         secret = store.begin("", name="files/abc123", display_name="x", mime_type="image/png", size_bytes=len(data))
         store.append(store.upload(secret), data)
         store.finish(secret)
+
+
+def keep_store(served: Served, tmp: Path) -> None:
+    """The recordings speak of fileSearchStores/st1 with a document, an operation and a picture."""
+    stores = served.service.file_search.stores
+    if any(store.id == "st1" for store in stores.all("")) and stores.counts(stores.find("st1", "")) != {}:
+        return
+    model = served.service.models.find("e").answerer.model
+    header = Header(model="gemini-embedding-001", identity=identity_of(model), dimensions=24)
+    new = NewDocument(display_name="d", mime_type="text/plain", metadata=[], window=None, is_import=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("castor.server.stores._id_of", lambda name: "st1")
+        store = next((each for each in stores.all("") if each.id == "st1"), None) or stores.add("", "st", header)
+        for name in ("d1", "op2", "m1"):
+            patch.setattr("castor.server.stores._id_of", lambda _, name=name: name)
+            (tmp / name).write_bytes(b"content")
+            document = stores.add_document(store, tmp / name, new)
+            served.service.state.change(document, {**document.body, "state": "ACTIVE"})
 
 
 def send(http: httpx.Client, request: dict[str, Any], session: str) -> httpx.Response:
@@ -195,22 +215,29 @@ def check_resource(request: dict[str, Any], reply: httpx.Response) -> None:
     if path.startswith("/upload/session/"):
         is_last = "finalize" in request["headers"]["x-goog-upload-command"]
         assert reply.headers["x-goog-upload-status"] == ("final" if is_last else "active")
-        assert not is_last or reply.json()["file"]["name"].startswith("files/")
+        told = reply.json().get("file", reply.json()) if is_last else {}
+        assert not is_last or told["name"].startswith(("files/", "fileSearchStores/st1/upload/operations/"))
     elif path.startswith("/upload/"):
         assert reply.headers["x-goog-upload-status"] == "active" and reply.headers["x-goog-upload-url"]
     elif path.endswith(":download"):
         assert reply.content == sample("scene.png")
+    elif "/media/" in path:
+        assert reply.content == b"content"
+    elif "/operations/" in path or path.endswith(":importFile"):
+        told = reply.json()
+        assert told["name"].startswith("fileSearchStores/st1/") and (not told.get("done") or told["response"]["parent"])
     elif request["method"] == "DELETE" or path.endswith(":cancel"):
         assert reply.json() == {}
-    elif request["method"] == "GET" and path.endswith(("/models", "/files", "/cachedContents", "/batches")):
+    elif request["method"] == "GET" and path.endswith(LISTS):
         key = path.rpartition("/")[2]
         assert all("name" in item for item in reply.json()["operations" if key == "batches" else key])
     else:
-        assert reply.json()["name"].startswith(("models/", "files/", "cachedContents/", "batches/"))
+        kinds = ("models/", "files/", "cachedContents/", "batches/", "fileSearchStores/")
+        assert reply.json()["name"].startswith(kinds)
 
 
 @pytest.mark.parametrize("recording", RECORDINGS, ids=lambda path: path.stem)
-def test_recorded_requests_are_answered(served: Served, recording: Path) -> None:
+def test_recorded_requests_are_answered(served: Served, recording: Path, tmp_path: Path) -> None:
     scenarios = json.loads(recording.read_text(encoding="utf-8"))["scenarios"]
     outcomes: Counter[str] = Counter()
     wrong: list[str] = []
@@ -220,8 +247,7 @@ def test_recorded_requests_are_answered(served: Served, recording: Path) -> None
             for exchange in scenario["exchanges"]:
                 request = exchange["request"]
                 keep_file(served)
-                if request["path"].startswith("/upload/session/") and not session:
-                    continue  # of an upload into a store that is not offered
+                keep_store(served, tmp_path)
                 reply = send(http, request, session)
                 session = reply.headers.get("x-goog-upload-url", session)
                 if not offered(request):

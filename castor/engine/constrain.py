@@ -72,6 +72,10 @@ class Constrainer:
         """Text that the whole of a regular expression matches (Rust's dialect); ValueError where it is none."""
         return self._constraint(_library().LLMatcher.grammar_from_regex(pattern), "regex")
 
+    def of_grammar(self, grammar: str) -> Constraint:
+        """Ids that a grammar in llguidance's dialect of Lark derives; ValueError where it is none."""
+        return self._constraint(_library().LLMatcher.grammar_from_lark(grammar), "grammar")
+
     def _constraint(self, grammar: str, what: str) -> Constraint:
         matcher = _library().LLMatcher(self._pieces, grammar, log_level=0)
         if matcher.is_error():

@@ -138,6 +138,8 @@ class Engine:
             constraint = self.constrainer.of_schema(sampling.response_schema)
         elif sampling.response_regex is not None:
             constraint = self.constrainer.of_regex(sampling.response_regex)
+        elif sampling.response_grammar is not None:
+            constraint = self.constrainer.of_grammar(sampling.response_grammar)
         request = Request(
             sequence,
             sampling,

@@ -30,6 +30,7 @@ class SamplingConfig:
     response_schema: dict[str, Any] | None = None  # JSON schema: the reply is JSON and valid, and has no pictures
     may_draw: bool = True  # where the model can: False keeps pictures out of the reply
     response_regex: str | None = None  # the reply is a text that all of this matches
+    response_grammar: str | None = None  # the reply follows this grammar (Lark as llguidance reads it), special ids too
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -45,8 +46,8 @@ class SamplingConfig:
             raise ValueError(f"top_p={self.top_p} must be above 0 and at most 1")
         if self.logprobs is not None and not 0 <= self.logprobs <= 100:
             raise ValueError(f"logprobs={self.logprobs} must be 0 to 100")
-        if self.response_schema is not None and self.response_regex is not None:
-            raise ValueError("response_schema and response_regex: only one of them can hold a reply")
+        if sum(held is not None for held in (self.response_schema, self.response_regex, self.response_grammar)) > 1:
+            raise ValueError("response_schema, response_regex, response_grammar: only one of them can hold a reply")
         if "" in self.stop:
             raise ValueError("a stop text must not be empty")
 

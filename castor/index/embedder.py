@@ -30,23 +30,17 @@ class Embedder:
         self.model, self.name = model, name
         (probe_E,) = model.embed("a", dimensions=dimensions)
         self.dimensions = len(probe_E)
-        own_words: Mapping[str, str] | None = getattr(model.renderer, "prompts", None)
-        # A published checkpoint says what it was trained with; our own models with the published forms.
-        self._has_forms = own_words is None or {SOUGHT, UNTITLED} <= set(own_words.values())
+        self._has_forms = has_forms(model)
         self.identity = identity_of(model)
 
     def pieces(self, pieces: Sequence[Piece]) -> np.ndarray:
         """float32 [N, E]; ValueError names what the model cannot read."""
-        return self._vectors([self._prompt(piece) for piece in pieces])
+        return self._vectors([piece_prompt(piece, self._has_forms) for piece in pieces])
 
     def question(self, parts: Sequence[Part]) -> np.ndarray:
         """float32 [2, E] of all parts together: to compare with texts, and to compare with media."""
-        if not parts:
-            raise ValueError("a question needs a text, a picture, a sound or a video")
-        first = parts[0]
-        if not self._has_forms or not isinstance(first, Text):
-            return self._vectors([list(parts)])[[0, 0]]
-        return self._vectors([[Text(SOUGHT + first.text), *parts[1:]], list(parts)])
+        vectors_NE = self._vectors(question_prompts(parts, self._has_forms))
+        return vectors_NE[[0, -1]]
 
     def labels(self, labels: Sequence[str]) -> np.ndarray:
         """float32 [2, N, E] of names for things: to compare with texts, and to compare with media."""
@@ -54,17 +48,35 @@ class Embedder:
         vectors_NE = self._vectors([*sought, *([Text(label)] for label in labels)])
         return vectors_NE.reshape(2, len(labels), self.dimensions)
 
-    def _prompt(self, piece: Piece) -> list[Part]:
-        first = piece.parts[0]
-        if not isinstance(first, Text):
-            return list(piece.parts)
-        if self._has_forms:
-            title = " ".join(piece.title.replace("|", " ").split()) or "none"
-            return [Text(UNTITLED.replace("none", title) + first.text), *piece.parts[1:]]
-        return [Text(f"{piece.title}\n{first.text}" if piece.title else first.text), *piece.parts[1:]]
-
     def _vectors(self, prompts: Sequence[Sequence[Part]]) -> np.ndarray:
         return self.model.embed(*map(list, prompts), dimensions=self.dimensions).float().numpy()
+
+
+def has_forms(model: Model) -> bool:
+    """Whether texts carry the published words for searching: of a checkpoint if its own are the same, else always."""
+    own_words: Mapping[str, str] | None = getattr(model.renderer, "prompts", None)
+    return own_words is None or {SOUGHT, UNTITLED} <= set(own_words.values())
+
+
+def piece_prompt(piece: Piece, forms: bool) -> list[Part]:
+    """What the vector of a piece is made of; `forms` as `has_forms` gives it."""
+    first = piece.parts[0]
+    if not isinstance(first, Text):
+        return list(piece.parts)
+    if forms:
+        title = " ".join(piece.title.replace("|", " ").split()) or "none"
+        return [Text(UNTITLED.replace("none", title) + first.text), *piece.parts[1:]]
+    return [Text(f"{piece.title}\n{first.text}" if piece.title else first.text), *piece.parts[1:]]
+
+
+def question_prompts(parts: Sequence[Part], forms: bool) -> list[list[Part]]:
+    """What a question's vectors are made of: one to compare with texts and one with media, or one for both."""
+    if not parts:
+        raise ValueError("a question needs a text, a picture, a sound or a video")
+    first = parts[0]
+    if not forms or not isinstance(first, Text):
+        return [list(parts)]
+    return [[Text(SOUGHT + first.text), *parts[1:]], list(parts)]
 
 
 def identity_of(model: Model) -> str:

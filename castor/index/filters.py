@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,13 +17,15 @@ class Filter:
 
     A path is a pattern (* ? [...]): of a name ("*.md"), or with a slash of the end of a path ("trips/*.jpg"), or of a
     whole one ("/home/ann/*"). Dates are YYYY, YYYY-MM, YYYY-MM-DD or with a time; a picture's is when it was taken,
-    any other file's when it was last changed. `after` includes its day, `before` does not.
+    any other file's when it was last changed. `after` includes its day, `before` does not. `files` are whole paths, as
+    they are and no patterns.
     """
 
     kinds: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
     after: str | None = None
     before: str | None = None
+    files: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for kind in self.kinds:
@@ -49,6 +52,9 @@ class Filter:
             if (text := getattr(self, name)) is not None:
                 conditions.append(f"coalesce(contents.taken_s, files.modified_ns / 1e9) {sign} :{name}")
                 values[name] = seconds_of(text)
+        if self.files is not None:
+            conditions.append("files.path IN (SELECT value FROM json_each(:files))")
+            values["files"] = json.dumps(self.files)
         return " AND ".join(conditions), values
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
@@ -168,11 +169,25 @@ class Index:
             raise ValueError(f"k={k} must be at least 1")
         chosen = Filter(**filters)
         queries_Q2E, known = self._queries(parts, each, like, unlike)
+        said = " ".join(part.text for part in parts if isinstance(part, Text)) if words else ""
+        return self.found(queries_Q2E, said, chosen, k=k, per_file=per_file, form=form, known=known)
+
+    def found(
+        self,
+        queries_Q2E: np.ndarray,
+        said: str,
+        chosen: Filter,
+        *,
+        k: int,
+        per_file: bool = True,
+        form: str = "auto",
+        known: AbstractSet[int] = frozenset(),
+    ) -> list[Hit]:
+        """The k best pieces for vectors [Q, 2, E] (for texts, for media) and words; `known` contents are left out."""
         allowed = None if chosen.is_open else self.allowed(chosen)
         depth = max(DEPTH, 5 * k)
         meanings = [self._ranked(query_2E, depth, allowed, form) for query_2E in queries_Q2E]
         by = {"meaning": {piece for ranking in meanings for piece in ranking[:k]}}
-        said = " ".join(part.text for part in parts if isinstance(part, Text)) if words else ""
         asked = telling_terms(self.store, said)
         found = by_words(self.store, asked, depth, None if allowed is None else allowed.tolist())
         by["words"] = set(found)

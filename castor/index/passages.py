@@ -11,6 +11,7 @@ Nothing is lost: the lines of all passages are the lines of the text that are no
 from __future__ import annotations
 
 import ast
+import bisect
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -172,3 +173,22 @@ def _cut(text: str, longest: int) -> Iterator[str]:
         text = text[at:]
     if text.strip():
         yield text
+
+
+def windows(text: str, num_words: int, overlap: int = 0) -> list[Passage]:
+    """Passages of `num_words` words, that is runs without white space, each with the last `overlap` of the one before.
+
+    For who asks for sizes rather than for the text's own structure; the text of each is as it stands, lines and all.
+    """
+    assert 0 <= overlap < num_words
+    text = text.removeprefix("\ufeff")
+    words = list(re.finditer(r"\S+", text))
+    breaks = [found.start() for found in LINE_BREAK.finditer(text)]
+    made: list[Passage] = []
+    for start in range(0, len(words), num_words - overlap):
+        first, last = words[start].start(), words[min(start + num_words, len(words)) - 1].end()
+        lines = [bisect.bisect_left(breaks, at) + 1 for at in (first, last)]
+        made.append(Passage(text=text[first:last], title="", first_line=lines[0], last_line=lines[1]))
+        if start + num_words >= len(words):
+            break
+    return made

@@ -15,7 +15,7 @@ import numpy as np
 
 from castor.content import Audio, Document, Image, Text, Video
 from castor.index.forms import TEXT_FORMS
-from castor.index.passages import LONGEST, passages
+from castor.index.passages import LONGEST, Passage, passages, windows
 from castor.index.piece import Piece, Place
 from castor.media.audio import RATE_HZ
 from castor.media.document import split_pages
@@ -36,6 +36,8 @@ class ReadingConfig:
 
     longest_s: float = LONGEST_S
     passage_characters: int = LONGEST
+    window_words: int | None = None  # texts in passages of so many words instead, whatever their structure
+    overlap_words: int = 0  # that such a passage has in common with the one before
     max_text_bytes: int = 4 << 20  # of a text: beyond it a file is a log or a table rather than a note
     limits: Limits = field(
         default_factory=lambda: Limits(
@@ -74,7 +76,7 @@ def _passages(data: bytes, form: str, name: str, config: ReadingConfig) -> Itera
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise MediaError(f"{name}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    found = passages(text, form, config.passage_characters)
+    found = _cut(text, form, config)
     if not found:
         raise MediaError(f"{name}: the file is empty")
     for each in found:
@@ -82,12 +84,22 @@ def _passages(data: bytes, form: str, name: str, config: ReadingConfig) -> Itera
         yield Piece(place=place, parts=(Text(each.text),), text=each.text, title=each.title)
 
 
+def _cut(text: str, form: str, config: ReadingConfig) -> list[Passage]:
+    if config.window_words is not None:
+        return windows(text, config.window_words, config.overlap_words)
+    return passages(text, form, config.passage_characters)
+
+
 def _pages(data: bytes, name: str, config: ReadingConfig) -> Iterator[Piece]:
     for number, (page, text) in enumerate(split_pages(data, name, config.limits), start=1):
         text = " ".join(text.encode("utf-8", "replace").decode().replace("\0", " ").split())
         shown = Document(page, name=f"{name}, page {number}", limits=config.limits)
-        said = (Text(text[:PAGE_TEXT]),) if text else ()
-        yield Piece(place=Place(page=number), parts=(shown, *said), text=text)
+        texts = [text]
+        if config.window_words is not None:
+            texts = [window.text for window in _cut(text, "text", config)] or [""]
+        for said in texts:
+            beside = (Text(said[:PAGE_TEXT]),) if said else ()
+            yield Piece(place=Place(page=number), parts=(shown, *beside), text=said)
 
 
 def _stretches(data: bytes, name: str, config: ReadingConfig) -> Iterator[Piece]:

@@ -22,6 +22,7 @@ from castor.media.audio import (
 )
 from castor.media.image import check_pixels, open_picture, rgb_pixels
 from castor.media.limits import Limits, MediaError, decoding
+from castor.media.look import WHOLE
 from castor.media.sniff import sniff
 from castor.media.whole import check_whole
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 # (frames that are stored, duration in s) -> indices of those wanted, never falling; a frame may be wanted twice.
 ChooseFrames = Callable[[int, float], np.ndarray]
+Span = tuple[float, float | None]  # a stretch, in seconds from the video's start; None: up to its end
 SAME_TIME_S = 1e-4  # times closer than this are one, since containers round them
 SEEKABLE_FORMATS = ("mp4", "matroska")  # the others have no index, or none to be trusted
 DEFAULT_GIF_FRAME_S = 0.1  # what browsers make of a GIF frame without a duration
@@ -37,15 +39,22 @@ DEFAULT_GIF_FRAME_S = 0.1  # what browsers make of a GIF frame without a duratio
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Clip:
-    """Frames of a video with the times at which they are shown, and its whole sound track.
+    """Frames of a video with the times at which they are shown, and its sound track.
 
-    frames_FHWC uint8; times_s float64 [F] from the video's start; samples_S float32 at 16 kHz mono, or None.
+    frames_FHWC uint8; times_s float64 [F] from the video's start; samples_S float32 at 16 kHz mono, or None. A stretch
+    of a video keeps its times; its sound is that from `start_s` up to `end_s`.
     """
 
     frames_FHWC: np.ndarray
     times_s: np.ndarray
     samples_S: np.ndarray | None
-    duration_s: float
+    end_s: float
+    start_s: float = 0.0
+
+    @property
+    def duration_s(self) -> float:
+        """How long it lasts."""
+        return self.end_s - self.start_s
 
 
 def decode_video(
@@ -55,11 +64,12 @@ def decode_video(
     num_frames: int = 16,
     fps: float | None = None,
     choose: ChooseFrames | None = None,
+    span: Span = WHOLE,
 ) -> Clip:
     """A clip of `num_frames` equally spaced frames, of `fps` frames a second, or of those that `choose` names.
 
-    Unless `choose` does so, no stored frame is given twice, so that a short video gives fewer. Frames are turned
-    upright and scaled down to `limits.max_frame_px`. Raises MediaError.
+    With a `span`, of that stretch of it alone. Unless `choose` does so, no stored frame is given twice, so that a short
+    video gives fewer. Frames are turned upright and scaled down to `limits.max_frame_px`. Raises MediaError.
     """
     limits = limits or Limits()
     check_sampling(num_frames, fps)
@@ -68,22 +78,35 @@ def decode_video(
     limits.check("max_bytes", len(data), name, f"the file has {len(data)} bytes")
     kind = sniff(data)
     if kind == "image/gif":
-        return _decode_gif(data, name, limits, num_frames, fps, choose)
+        return _decode_gif(data, name, limits, num_frames, fps, choose, span)
     if kind not in LIBAV_FORMATS or not kind.startswith("video/"):
         raise MediaError(f"{name}: not a known kind of video ({kind or data[:8]!r})")
     check_whole(data, kind, name)
     with decoding(name, "video", libav_errors()):
         starts_s, keys, duration_s = frame_times(data, name, limits, LIBAV_FORMATS[kind])
-        wanted = choose_frames(starts_s - starts_s[0], duration_s, num_frames, fps, name, limits, choose)
+        wanted = choose_frames(starts_s - starts_s[0], duration_s, num_frames, fps, name, limits, choose, span)
         shown, again = np.unique(wanted, return_inverse=True)
         frames_FHWC, times_s = decode_frames(data, name, limits, LIBAV_FORMATS[kind], starts_s[shown], keys)
         if len(shown) < len(wanted) and len(frames_FHWC) == len(shown):
             frames_FHWC, times_s = frames_FHWC[again], times_s[again]
+    samples_S = decode_sound_track(data, name, limits, from_s=starts_s[0])
+    return _clip(frames_FHWC, np.maximum(times_s - starts_s[0], 0.0), samples_S, duration_s, span)
+
+
+def _clip(
+    frames_FHWC: np.ndarray, times_s: np.ndarray, samples_S: np.ndarray | None, duration_s: float, span: Span
+) -> Clip:
+    """The clip of a stretch: what is shown at its beginning begins with it, and the sound is cut."""
+    start_s, end_s = span[0], duration_s if span[1] is None else min(span[1], duration_s)
+    if samples_S is not None:
+        whole = span[1] is None or span[1] >= duration_s
+        samples_S = samples_S[round(start_s * RATE_HZ) : None if whole else round(end_s * RATE_HZ)]
     return Clip(
         frames_FHWC=frames_FHWC,
-        times_s=np.maximum(times_s - starts_s[0], 0.0),
-        samples_S=decode_sound_track(data, name, limits, from_s=starts_s[0]),
-        duration_s=duration_s,
+        times_s=np.maximum(times_s, start_s),
+        samples_S=None if samples_S is None or not len(samples_S) else samples_S.copy(),
+        end_s=end_s,
+        start_s=start_s,
     )
 
 
@@ -103,11 +126,21 @@ def choose_frames(
     name: str,
     limits: Limits,
     choose: ChooseFrames | None = None,
+    span: Span = WHOLE,
 ) -> np.ndarray:
     """Indices [F], rising, of the frames shown at the wanted times; `starts_s` [N] begins at 0.
 
-    Equally spaced means the middles of `num_frames` equal spans; by rate means 0, 1/fps, 2/fps, ...
+    Equally spaced means the middles of `num_frames` equal spans; by rate means 0, 1/fps, 2/fps, ... Of a stretch, its
+    frames are chosen as those of a video of that length would be.
     """
+    if span != WHOLE:
+        start_s, end_s = span[0], duration_s if span[1] is None else min(span[1], duration_s)
+        if start_s >= end_s - SAME_TIME_S:
+            raise MediaError(f"{name}: lasts {duration_s:.1f} s, and has nothing from {start_s:g} s on")
+        first = int(np.searchsorted(starts_s, start_s + SAME_TIME_S, side="right")) - 1
+        last = int(np.searchsorted(starts_s, end_s - SAME_TIME_S))
+        inner_s = np.maximum(starts_s[first:last] - start_s, 0.0)
+        return first + choose_frames(inner_s, end_s - start_s, num_frames, fps, name, limits, choose)
     if choose is not None:
         wanted = choose(len(starts_s), duration_s)
     elif fps is None and num_frames >= len(starts_s):
@@ -226,7 +259,7 @@ def _upright_rgb(frame: "av.VideoFrame", name: str, limits: Limits, num_frames: 
 
 
 def _decode_gif(
-    data: bytes, name: str, limits: Limits, num_frames: int, fps: float | None, choose: ChooseFrames | None
+    data: bytes, name: str, limits: Limits, num_frames: int, fps: float | None, choose: ChooseFrames | None, span: Span
 ) -> Clip:
     with open_picture(data, name, limits) as picture:
         spans_s: list[float] = []
@@ -236,7 +269,7 @@ def _decode_gif(
             spans_s.append((picture.info.get("duration") or 0) / 1000 or DEFAULT_GIF_FRAME_S)
         starts_s, duration_s = np.concatenate([[0.0], np.cumsum(spans_s)[:-1]]), float(np.sum(spans_s))
         limits.check("max_seconds", duration_s, name, f"the animation lasts {duration_s:.1f} s")
-        wanted = choose_frames(starts_s, duration_s, num_frames, fps, name, limits, choose)
+        wanted = choose_frames(starts_s, duration_s, num_frames, fps, name, limits, choose, span)
         scale = min(1.0, limits.max_frame_px / max(picture.size))
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         total = len(wanted) * size[0] * size[1]
@@ -246,7 +279,7 @@ def _decode_gif(
             picture.seek(int(index))
             shown = picture if size == picture.size else picture.convert("RGBA").resize(size)
             frames.append(rgb_pixels(shown, name))
-        return Clip(frames_FHWC=np.stack(frames), times_s=starts_s[wanted], samples_S=None, duration_s=duration_s)
+        return _clip(np.stack(frames), starts_s[wanted], None, duration_s, span)
 
 
 def clip_of_frames(
@@ -258,20 +291,16 @@ def clip_of_frames(
     num_frames: int,
     fps: float | None,
     choose: ChooseFrames | None = None,
+    span: Span = WHOLE,
 ) -> Clip:
     """What `decode_video` gives, straight from arrays: frame i is shown at i / frame_rate seconds."""
     check_sampling(num_frames, fps)
     starts_s, duration_s = np.arange(len(frames_FHWC)) / frame_rate, len(frames_FHWC) / frame_rate
     limits.check("max_seconds", duration_s, name, f"the video lasts {duration_s:.1f} s")
-    wanted = choose_frames(starts_s, duration_s, num_frames, fps, name, limits, choose)
+    wanted = choose_frames(starts_s, duration_s, num_frames, fps, name, limits, choose, span)
     total = len(wanted) * frames_FHWC[0].size // 3
     limits.check("max_total_pixels", total, name, f"{len(wanted)} frames have {total} pixels")
-    return Clip(
-        frames_FHWC=frames_FHWC[wanted],
-        times_s=starts_s[wanted],
-        samples_S=None if samples_S is None else samples_S.copy(),
-        duration_s=duration_s,
-    )
+    return _clip(frames_FHWC[wanted], starts_s[wanted], samples_S, duration_s, span)
 
 
 def encode_mp4(frames_FHWC: np.ndarray, fps: float, samples_S: np.ndarray | None = None) -> bytes:

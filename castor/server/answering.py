@@ -14,7 +14,8 @@ from collections.abc import Sequence as Seq
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from castor.content import Document, Image, Message, Part
 from castor.engine.engine import Engine, EngineConfig, QueueFull
@@ -27,10 +28,35 @@ from castor.tokens.gemma import GemmaRenderer
 from castor.tokens.sequence import Sequence
 from castor.tokens.space import IdSpace
 
+if TYPE_CHECKING:
+    from castor.server.grounding import Search, Source
+
 Modality = Literal["TEXT", "IMAGE", "VIDEO", "AUDIO", "DOCUMENT"]
 Tokens = Mapping[Modality, int]
 T = TypeVar("T")
 STEP_TOKENS = 512  # read in one step of the engine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calling:
+    """An answer that is held to the schemas of functions: which, whether it must call one, and how many calls."""
+
+    names: tuple[str, ...]
+    must: bool = True
+    most: int = 8
+
+
+def calling_of(names: Seq[str], tools: Seq[Mapping[str, Any]], place: str, **options: Any) -> Calling:
+    """An answer that is held to some of the functions declared (no names: to all); ApiError 400 for what there is not.
+
+    `options` are those of `Calling`.
+    """
+    known = [str(tool.get("name")) for tool in tools]
+    if not known:
+        raise ApiError(400, f"{place}: no functions are declared that could be called", field=place)
+    if unknown := [name for name in names if name not in known]:
+        raise ApiError(400, f"{place}: no function is called {unknown[0]!r:.60}", field=place)
+    return Calling(names=tuple(names or known), **options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,18 +68,22 @@ class Query:
     draws: bool = True  # whether the answer may hold pictures
     writes: bool = True  # whether the answer's text is wanted
     tools: tuple[Mapping[str, Any], ...] = ()
+    calling: Calling | None = None  # None: as the model likes
     thinking: bool = False
     shows_thoughts: bool = False
     deadline_s: float | None = None
     blocks: Mapping[str, int] = field(default_factory=dict)  # categories of texts, and from which level on
     priority: int = 0  # of higher priority first
+    search: Search | None = None  # in files, before the answer
+    sources: tuple[Source, ...] = ()  # that were found, and stand before the question
 
 
 class Prompt(NamedTuple):
-    """A rendered prompt and its tokens by modality."""
+    """A rendered prompt and its tokens by modality: the client's own, and those that a search put beside them."""
 
     sequence: Sequence
     tokens: Tokens
+    found: Tokens = MappingProxyType({})
 
 
 class End(NamedTuple):
@@ -63,6 +93,7 @@ class End(NamedTuple):
     tokens: Tokens
     said: tuple[Said, ...]
     num_reused: int  # tokens of the prompt that were known from earlier ones
+    num_thought: int  # of the tokens said, those of thoughts
 
 
 class Answerer:
@@ -136,10 +167,21 @@ class Answerer:
         return _count(self.model, messages, sequence)
 
     def _read(self, make: Callable[[], Query]) -> tuple[Query, Prompt]:
-        query = make()
+        query = self._held(make())
         sequence = self.render(query)
         self.model.decoder.check_length(len(sequence), 1)
         return query, Prompt(sequence, self.count(query.messages, sequence))
+
+    def _held(self, query: Query) -> Query:
+        """The query with the grammar of its functions, where the answer is held to them."""
+        calling, renderer = query.calling, self.model.renderer
+        if calling is None or not isinstance(renderer, GemmaRenderer):
+            return query
+        chosen = [tool for tool in query.tools if tool.get("name") in calling.names]
+        options = {"must": calling.must, "most": calling.most, "thinks": query.thinking}
+        grammar = renderer.call_grammar(chosen, **options)
+        samplings = tuple(dataclasses.replace(each, response_grammar=grammar) for each in query.samplings)
+        return dataclasses.replace(query, samplings=samplings)
 
     def render(self, query: Query, *, reply: bool = True) -> Sequence:
         """The prompt of a query, up to where the answer begins or, without `reply`, up to the end of what was said."""
@@ -201,7 +243,21 @@ class Answerer:
         assert reason is not None, "parts end with the request"
         space, ids = self.model.renderer.space, request.said_ids
         drawn = sum(i >= space.num_text for i in ids) if isinstance(space, IdSpace) else 0
-        return End(reason, {"TEXT": len(ids) - drawn, "IMAGE": drawn}, tuple(request.said), request.num_reused or 0)
+        tokens: Tokens = {"TEXT": len(ids) - drawn, "IMAGE": drawn}
+        return End(reason, tokens, tuple(request.said), request.num_reused or 0, _num_thought(self.model, ids))
+
+
+def _num_thought(model: Model, ids: Seq[int]) -> int:
+    """How many of a reply's ids are of thoughts, their marks included."""
+    if not isinstance(model.renderer, GemmaRenderer):
+        return 0
+    begin, end = (model.renderer.space.specials.get(name) for name in ("<|channel>", "<channel|>"))
+    count, is_thought = 0, False
+    for token_id in ids:
+        is_thought = is_thought or token_id == begin
+        count += is_thought
+        is_thought = is_thought and token_id != end
+    return count
 
 
 def _cancel(pending: Future[Request]) -> None:

@@ -19,6 +19,7 @@ from castor.server import (
     caches,
     gemini,
     gemini_batches,
+    gemini_stores,
     health,
     interactions,
     openai,
@@ -32,6 +33,7 @@ from castor.server.batches import Batches
 from castor.server.config import ServerConfig
 from castor.server.errors import ApiError
 from castor.server.fetch import Fetcher
+from castor.server.file_search import FileSearch
 from castor.server.files import FileStore
 from castor.server.keys import Keys
 from castor.server.measures import LOG, Measures, Watch
@@ -49,6 +51,7 @@ ROUTES = (
     openai_media,
     caches,
     gemini_batches,
+    gemini_stores,
     interactions,
     uploads,
     health,
@@ -69,13 +72,13 @@ def create_app(offered: Model | list[Offer], config: ServerConfig | None = None,
     files = FileStore(config)
     state = State(files.folder / "state.sqlite", max_bytes=config.state_bytes)
     service = Service(models=models, config=config, files=files, measures=measures, state=state)
-    service.batches = Batches(service)
+    service.batches, service.file_search = Batches(service), FileSearch(service)
     service.classifier = Classifier.shipped() if config.rates_safety else None
     service.fetcher = Fetcher(max_bytes=config.file_bytes) if config.allows_fetch else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
-        tasks = [asyncio.create_task(models.watch()), asyncio.create_task(service.batches.run())]
+        tasks = [asyncio.create_task(work()) for work in (models.watch, service.batches.run, service.file_search.run)]
         for task in tasks:
             task.add_done_callback(_tell)
         yield
@@ -83,6 +86,7 @@ def create_app(offered: Model | list[Offer], config: ServerConfig | None = None,
             task.cancel()
         await asyncio.wait(tasks)
         models.close()
+        service.file_search.stores.close()
         state.close()
         files.close()
 

@@ -35,6 +35,7 @@ class ServerConfig:
     files_bytes: int = 2048 * MIB  # of all of them
     files_hours: float = 48.0  # that an uploaded file is kept
     state_bytes: int = 1024 * MIB  # of cached contents, interactions and batches
+    stores_bytes: int = 4096 * MIB  # of file search stores, documents and indexes
     upload_hours: float = 1.0  # that an unfinished upload is kept
     limits: Limits = field(
         default_factory=lambda: Limits(
@@ -44,7 +45,7 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         counts = ("max_rows", "max_waiting", "max_tokens", "max_candidates", "max_vectors", "vector_tokens")
-        for name in (*counts, "max_body_bytes", "file_bytes", "files_bytes"):
+        for name in (*counts, "max_body_bytes", "file_bytes", "files_bytes", "stores_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         for name in ("idle_s", "memory_bytes"):

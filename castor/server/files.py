@@ -9,7 +9,7 @@ import secrets
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,7 +67,11 @@ class Upload:
     started_s: float
     num_bytes: int = 0
     is_busy: bool = False
+    to_store: ToStore | None = None  # what becomes of it in place of a file
     hash: Any = field(default_factory=hashlib.sha256)
+
+
+ToStore = Callable[[Upload], Awaitable[dict[str, Any]]]  # gives the answer to the last piece
 
 
 class FileStore:
@@ -147,6 +151,11 @@ class FileStore:
         with self._lock:
             if (upload := self._uploads.pop(secret, None)) is not None:
                 upload.path.unlink(missing_ok=True)
+
+    def take(self, secret: str) -> Upload:
+        """An upload that is complete and becomes something else: its file is the caller's."""
+        with self._lock:
+            return self._uploads.pop(secret)
 
     def finish(self, secret: str) -> StoredFile:
         """An upload that is complete becomes a file."""

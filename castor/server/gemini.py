@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -58,6 +59,7 @@ def able(service: Service, owner: str, facts: Facts) -> Abilities:
         limits=service.config.limits,
         open_file=partial(open_file, service, owner),
         open_cached=partial(open_cached, service, owner),
+        open_store=lambda name: service.file_search.stores.find(name, owner),
         fetch=partial(fetched, service),
         rates=service.classifier is not None,
     )
@@ -129,7 +131,8 @@ async def stream(request: Request, name: str) -> Response:
 async def count(request: Request, name: str) -> Response:
     """models.countTokens."""
     body = await json_of(request)
-    async with talk(service_of(request), name, partial(read_count, body, able_of(request, name))) as asked:
+    make = partial(read_count, body, able_of(request, name))
+    async with talk(service_of(request), name, lambda: replace(make(), search=None)) as asked:
         tokens = asked.prompt.tokens
     return JSONResponse({"totalTokens": sum(tokens.values()), "promptTokensDetails": details(tokens)})
 

@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
 from castor.content import Image, Part, Text, part_to_json
-from castor.server.answering import End, Modality, Tokens
+from castor.server.answering import End, Modality
 from castor.server.errors import ApiError, google_error
+from castor.server.grounding import grounding
 from castor.server.logprobs import gemini_logprobs
 from castor.server.safety import gemini_ratings, text_of
 from castor.server.service import Talk
@@ -22,8 +23,9 @@ async def chunks(talk: Talk, model_name: str) -> AsyncIterator[dict[str, Any]]:
     """GenerateContentResponse for GenerateContentResponse: one for each part, and one for each candidate's end."""
     head, watch = {"modelVersion": model_name, "responseId": secrets.token_urlsafe(12)}, Ratings(talk)
     if (feedback := watch.prompt()) is not None:
-        yield {"promptFeedback": feedback, "usageMetadata": usage(talk.prompt.tokens, {}), **head}
+        yield {"promptFeedback": feedback, "usageMetadata": usage(talk), **head}
         return
+    said: dict[int, list[dict[str, Any]]] = {}
     async for index, item in talk.items():
         candidate: dict[str, Any] = {"index": index}
         if (ratings := watch.blocking(index, item)) is not None:
@@ -32,17 +34,17 @@ async def chunks(talk: Talk, model_name: str) -> AsyncIterator[dict[str, Any]]:
         elif isinstance(item, End):
             candidate |= {"content": {"role": "model", "parts": [{"text": ""}]}, "finishReason": REASONS[item.reason]}
             candidate |= watch.at_end(index)
+            if talk.query.sources:
+                candidate["groundingMetadata"] = grounding(talk.query.sources, said.get(index, []))
             if talk.query.samplings[index].logprobs is not None:
                 candidate |= gemini_logprobs(item.said, talk.answerer.model.tokenizer)
         elif is_wanted(talk, item):
             candidate["content"] = {"role": "model", "parts": [part_to_json(item)]}
+            if talk.query.sources:
+                _join(said.setdefault(index, []), part_to_json(item))
         else:
             continue
-        yield {
-            "candidates": [candidate],
-            "usageMetadata": usage(talk.prompt.tokens, talk.said, talk.num_reused),
-            **head,
-        }
+        yield {"candidates": [candidate], "usageMetadata": usage(talk), **head}
 
 
 class Ratings:
@@ -113,16 +115,20 @@ def _join(parts: list[dict[str, Any]], part: dict[str, Any]) -> None:
         parts.append(part)
 
 
-def usage(prompt: Tokens, said: Tokens, num_cached: int = 0) -> dict[str, Any]:
-    """usageMetadata with the counts of each modality that occurs."""
-    num_prompt, num_said = sum(prompt.values()), sum(said.values())
+def usage(talk: Talk) -> dict[str, Any]:
+    """usageMetadata with the counts of each modality that occurs; those of an answer are without its thoughts."""
+    prompt, said, thought = talk.prompt, talk.answered, talk.num_thought
+    num_prompt, num_found, num_said = (sum(tokens.values()) for tokens in (prompt.tokens, prompt.found, said))
+    found = {"toolUsePromptTokenCount": num_found, "toolUsePromptTokensDetails": details(prompt.found)}
     return {
         "promptTokenCount": num_prompt,
         "candidatesTokenCount": num_said,
-        "totalTokenCount": num_prompt + num_said,
-        "promptTokensDetails": details(prompt),
+        "totalTokenCount": num_prompt + num_found + num_said + thought,
+        "promptTokensDetails": details(prompt.tokens),
         "candidatesTokensDetails": details(said),
-        **({"cachedContentTokenCount": num_cached} if num_cached else {}),
+        **({"thoughtsTokenCount": thought} if thought else {}),
+        **(found if num_found else {}),
+        **({"cachedContentTokenCount": talk.num_reused} if talk.num_reused else {}),
     }
 
 

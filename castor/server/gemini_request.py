@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from castor.calls import json_fields
-from castor.content import Message, Part, part_from_json
+from castor.content import (
+    LOOK_KEYS,
+    Document,
+    Image,
+    Media,
+    Message,
+    Part,
+    Video,
+    look_from_json,
+    part_from_json,
+    resolution_from_json,
+)
 from castor.engine.sample import SamplingConfig
 from castor.media.limits import Limits
-from castor.server.answering import Query
+from castor.server.answering import Calling, Query, calling_of
 from castor.server.bodies import boolean, number, texts, whole
 from castor.server.errors import ApiError
+from castor.server.grounding import OpenStore, Search, read_search
 from castor.server.logprobs import MOST_ALTERNATIVES
 from castor.server.safety import read_settings
-from castor.server.schemas import of_gemini
+from castor.server.schemas import of_gemini, of_gemini_enum
 
 IGNORED = {"model", "labels", "serviceTier", "store"}  # clients send these unasked
 REFUSED = {"continuationToken"}
@@ -27,13 +39,13 @@ NO_EFFECT: dict[str, tuple[Any, ...]] = {  # settings that are not offered, and 
     "frequencyPenalty": (0,),
     "speechConfig": (),
     "imageConfig": ({}, {"aspectRatio": "1:1"}, {"aspect_ratio": "1:1"}),
-    "mediaResolution": ("MEDIA_RESOLUTION_UNSPECIFIED",),
 }
 CONFIG_KEYS = {
     *("temperature", "topP", "topK", "maxOutputTokens", "stopSequences", "seed", "candidateCount"),
     *("responseMimeType", "responseSchema", "responseJsonSchema", "responseLogprobs", "logprobs"),
-    *("responseModalities", "thinkingConfig", "enableEnhancedCivicAnswers", *NO_EFFECT),
+    *("responseModalities", "thinkingConfig", "mediaResolution", "enableEnhancedCivicAnswers", *NO_EFFECT),
 }
+MODES = ("AUTO", "ANY", "NONE", "VALIDATED", "MODE_UNSPECIFIED")  # of functionCallingConfig
 OpenFile = Callable[[Mapping[str, Any], str], Part]  # a fileData object and its place in the request
 Fetch = Callable[[str, str], Part]  # an address and its place in the request
 OpenCached = Callable[[str], Mapping[str, Any]]  # the fields of a cached content by its name
@@ -50,6 +62,7 @@ class Abilities:
     limits: Limits
     open_file: OpenFile
     open_cached: OpenCached
+    open_store: OpenStore
     fetch: Fetch  # ApiError 400 where nothing may be fetched
     rates: bool = False  # whether texts are rated by a classifier
 
@@ -71,20 +84,28 @@ def read_request(
             raise ApiError(400, f"{place}={config[key]!r:.60} is not offered here", field=place)
     draws, writes = _modalities(config.get("responseModalities"), able.can_draw)
     thinking, shows_thoughts = _thinking(config.get("thinkingConfig"), able.knows_tools)
-    tools = _tools(fields, able.knows_tools)
-    schema = of_gemini(config)
-    if schema is not None and (tools or thinking or not writes):
+    tools, search = _tools(fields, able)
+    mode, calling = _mode(fields.get("toolConfig", {}), tools)
+    tools = () if mode == "NONE" else tools
+    choices = of_gemini_enum(config)
+    schema = of_gemini(config) if choices is None else None
+    if (choices or schema is not None) and (tools or thinking or not writes):
         raise ApiError(400, "an answer in JSON cannot think, call functions or be a picture", field="generationConfig")
+    messages = read_messages(fields, able, may_lack_contents=is_beginning)
+    if "mediaResolution" in config:
+        messages = _looked_at(messages, resolution_from_json(config["mediaResolution"], "mediaResolution"))
     return Query(
-        messages=read_messages(fields, able, may_lack_contents=is_beginning),
-        samplings=_samplings(config, schema, able),
+        messages=messages,
+        samplings=_samplings(config, {"response_schema": schema, "response_regex": choices}, able),
         draws=draws,
         writes=writes,
         tools=tools,
+        calling=calling,
         thinking=thinking,
         shows_thoughts=shows_thoughts,
         deadline_s=deadline_s,
         blocks=read_settings(fields["safetySettings"]) if able.rates and "safetySettings" in fields else {},
+        search=search,
     )
 
 
@@ -160,19 +181,33 @@ def _part(part: object, place: str, able: Abilities) -> Part:
     kept = dict(part)
     for key in ("thoughtSignature", "thought_signature"):
         kept.pop(key, None)
-    for key in ("videoMetadata", "video_metadata", "mediaResolution", "media_resolution"):
-        if kept.pop(key, None):
-            raise ApiError(400, f"{place}.{key} is not offered here", field=f"{place}.{key}")
     for key in ("fileData", "file_data"):
         if isinstance(kept.get(key), Mapping):
-            return able.open_file(kept[key], f"{place}.{key}")
+            looks = json_fields({name: kept[name] for name in kept if name != key}, place, LOOK_KEYS)
+            part = able.open_file(kept[key], f"{place}.{key}")
+            return part.with_look(look_from_json(looks, place)) if looks and isinstance(part, Media) else part
     return part_from_json(kept, limits=able.limits, place=place)
 
 
-def _samplings(config: Mapping[str, Any], schema: dict[str, Any] | None, able: Abilities) -> tuple[SamplingConfig, ...]:
+def _looked_at(messages: tuple[Message, ...], resolution: str | None) -> tuple[Message, ...]:
+    """The messages, with a resolution for all that is shown to the model and says none of its own."""
+
+    def looked_at(part: Part) -> Part:
+        if not isinstance(part, Image | Video | Document) or part.look.resolution or part.look.num_tokens:
+            return part
+        return part.with_look(replace(part.look, resolution=resolution))
+
+    return tuple(
+        message if message.role == "model" else replace(message, parts=tuple(map(looked_at, message.parts)))
+        for message in messages
+    )
+
+
+def _samplings(config: Mapping[str, Any], held: Mapping[str, Any], able: Abilities) -> tuple[SamplingConfig, ...]:
+    """One for each candidate; `held` are the settings that hold an answer to a form."""
     place = "generationConfig."
     count = whole(config.get("candidateCount", 1), f"{place}candidateCount", 1, able.max_candidates)
-    options: dict[str, Any] = {"response_schema": schema, "logprobs": _logprobs(config, place)}
+    options: dict[str, Any] = {**held, "logprobs": _logprobs(config, place)}
     if "temperature" in config:
         options["temperature"] = number(config["temperature"], f"{place}temperature", 0, 100)
     if "topP" in config and (top_p := number(config["topP"], f"{place}topP", 0, 1)) > 0:
@@ -219,33 +254,49 @@ def _thinking(value: object, can_think: bool) -> tuple[bool, bool]:
     return can_think and budget != 0, shows
 
 
-def _tools(fields: Mapping[str, Any], knows_tools: bool) -> tuple[Mapping[str, Any], ...]:
-    """Function declarations in the one form that the renderer takes."""
+def _tools(fields: Mapping[str, Any], able: Abilities) -> tuple[tuple[Mapping[str, Any], ...], Search | None]:
+    """Function declarations in the one form that the renderer takes, and what is asked of file search."""
     tools = fields.get("tools", [])
     if not isinstance(tools, list):
         raise ApiError(400, "tools must be a list", field="tools")
     found: list[Mapping[str, Any]] = []
+    searches: list[Search] = []
     for at, tool in enumerate(tools):
         place = f"tools[{at}]"
-        declared = json_fields(tool, place, {"functionDeclarations"}).get("functionDeclarations", [])
-        if not isinstance(declared, list):
-            raise ApiError(400, f"{place}.functionDeclarations must be a list", field=place)
-        for item in declared:
-            if not isinstance(item, Mapping):
-                raise ApiError(400, f"{place}: a function declaration is an object", field=place)
-            unused = ("responseJsonSchema", "response_json_schema", "behavior")
-            found.append({key: value for key, value in item.items() if key not in unused})
-    if found and not knows_tools:
+        known = json_fields(tool, place, {"functionDeclarations", "fileSearch"})
+        if "fileSearch" in known:
+            searches.append(read_search(known["fileSearch"], f"{place}.fileSearch", able.open_store))
+        found += _functions(known.get("functionDeclarations", []), place)
+    if len(searches) > 1:
+        raise ApiError(400, "tools: fileSearch is given twice; one may name several stores", field="tools")
+    if found and not able.knows_tools:
         raise ApiError(400, "tools: this model knows no functions", field="tools")
-    return () if _mode(fields.get("toolConfig", {})) == "NONE" else tuple(found)
+    return tuple(found), searches[0] if searches else None
 
 
-def _mode(value: object) -> str:
+def _functions(declared: object, place: str) -> list[Mapping[str, Any]]:
+    if not isinstance(declared, list):
+        raise ApiError(400, f"{place}.functionDeclarations must be a list", field=place)
+    found = []
+    for item in declared:
+        if not isinstance(item, Mapping):
+            raise ApiError(400, f"{place}: a function declaration is an object", field=place)
+        unused = ("responseJsonSchema", "response_json_schema", "behavior")
+        found.append({key: value for key, value in item.items() if key not in unused})
+    return found
+
+
+def _mode(value: object, tools: tuple[Mapping[str, Any], ...]) -> tuple[str, Calling | None]:
+    """The mode of toolConfig, and what it holds the answer to."""
     config = json_fields(value, "toolConfig", {"functionCallingConfig", "retrievalConfig"})
-    known = {"mode", "allowedFunctionNames", "streamFunctionCallArguments"}
-    calling = json_fields(config.get("functionCallingConfig", {}), "toolConfig.functionCallingConfig", known)
-    mode = calling.get("mode", "AUTO")
-    if mode not in ("AUTO", "NONE", "MODE_UNSPECIFIED") or calling.get("allowedFunctionNames"):
-        place = "toolConfig.functionCallingConfig"
-        raise ApiError(400, f"{place}: mode AUTO and NONE are offered, not {mode!r:.40} or chosen names", field=place)
-    return mode
+    place, known = "toolConfig.functionCallingConfig", {"mode", "allowedFunctionNames", "streamFunctionCallArguments"}
+    calling = json_fields(config.get("functionCallingConfig", {}), place, known)
+    mode = str(calling.get("mode", "AUTO")).upper()
+    if mode not in MODES:
+        raise ApiError(400, f"{place}.mode={mode!r:.40} is not one of {', '.join(MODES)}", field=f"{place}.mode")
+    names = texts(calling.get("allowedFunctionNames", []), f"{place}.allowedFunctionNames", 512)
+    if mode in ("ANY", "VALIDATED"):
+        return mode, calling_of(names, tools, place, must=mode == "ANY")
+    if names:
+        raise ApiError(400, f"{place}.allowedFunctionNames is for the modes ANY and VALIDATED", field=place)
+    return mode, None

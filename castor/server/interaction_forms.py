@@ -12,6 +12,7 @@ from castor.calls import FunctionCall
 from castor.content import Media, Part, Text
 from castor.server.answering import Tokens
 from castor.server.errors import ApiError
+from castor.server.service import Talk
 
 MEDIA = ("image", "audio", "video", "document")
 IGNORED = {"store", "stream", "service_tier", "labels", "previous_interaction_id", "model"}
@@ -43,8 +44,22 @@ def request_of(body: Mapping[str, Any], before: list[dict[str, Any]]) -> dict[st
     if "cached_content" in fields:
         request["cachedContent"] = fields["cached_content"]
     if "tools" in fields:
-        request["tools"] = [{"functionDeclarations": _functions(fields["tools"])}]
+        request["tools"] = _tools(fields["tools"])
+    choice = fields.get("generation_config", {}).get("tool_choice")
+    if choice is not None:
+        request["toolConfig"] = {"functionCallingConfig": _choice(choice)}
     return request
+
+
+def _choice(choice: object) -> dict[str, Any]:
+    """tool_choice as functionCallingConfig: a mode, or one with the names of functions."""
+    if isinstance(choice, str):
+        return {"mode": choice.upper()}
+    allowed = choice.get("allowed_tools") if isinstance(choice, Mapping) else None
+    if not isinstance(allowed, Mapping):
+        raise ApiError(400, "tool_choice is a mode or holds allowed_tools", field="generation_config.tool_choice")
+    mode, names = allowed.get("mode") or "validated", allowed.get("tools") or []
+    return {"mode": str(mode).upper(), "allowedFunctionNames": names}
 
 
 def _config(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,7 +74,7 @@ def _config(fields: Mapping[str, Any]) -> dict[str, Any]:
             config.setdefault("thinkingConfig", {})["thinkingBudget"] = THINKING[value]
         elif key == "thinking_summaries" and value in ("auto", "none"):
             config.setdefault("thinkingConfig", {})["includeThoughts"] = value == "auto"
-        elif value is not None and not (key == "tool_choice" and value == "auto"):
+        elif value is not None and key != "tool_choice":
             field = f"generation_config.{key}"
             raise ApiError(400, f"{field}={value!r:.60} is not offered here", field=field)
     if "response_modalities" in fields:
@@ -82,16 +97,22 @@ def _format(fields: Mapping[str, Any]) -> dict[str, Any]:
     return config | ({"responseJsonSchema": form["schema"]} if form.get("schema") is not None else {})
 
 
-def _functions(tools: object) -> list[dict[str, Any]]:
+def _tools(tools: object) -> list[dict[str, Any]]:
+    """Functions and file search as generateContent has them."""
     if not isinstance(tools, list):
         raise ApiError(400, "tools must be a list", field="tools")
-    found = []
+    functions, found = [], []
     for at, tool in enumerate(tools):
-        if not isinstance(tool, Mapping) or tool.get("type") != "function":
-            raise ApiError(400, f"tools[{at}]: functions are offered, and no other tools", field=f"tools[{at}]")
+        kind = tool.get("type") if isinstance(tool, Mapping) else None
+        if kind == "file_search":
+            found.append({"fileSearch": {key: value for key, value in tool.items() if key != "type"}})
+            continue
+        if not isinstance(tool, Mapping) or kind != "function":
+            message = f"tools[{at}]: functions and file_search are offered, and no other tools"
+            raise ApiError(400, message, field=f"tools[{at}]")
         names = {"name": "name", "description": "description", "parameters": "parametersJsonSchema"}
-        found.append({names[key]: value for key, value in tool.items() if key in names and value is not None})
-    return found
+        functions.append({names[key]: value for key, value in tool.items() if key in names and value is not None})
+    return [*found, *([{"functionDeclarations": functions}] if functions else [])]
 
 
 def _contents(value: object, before: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -148,11 +169,10 @@ def _part(item: object, place: str) -> dict[str, Any]:
         raise ApiError(400, f"{place}.type={kind!r:.60} is not one of text, {', '.join(MEDIA)}", field=place)
     if kind == "text":
         return {"text": item.get("text")}
-    if item.get("resolution") is not None:
-        raise ApiError(400, f"{place}.resolution is not offered here", field=f"{place}.resolution")
+    look = {} if item.get("resolution") is None else {"mediaResolution": {"level": item["resolution"]}}
     if item.get("uri") is not None:
-        return {"fileData": {"fileUri": item["uri"], "mimeType": item.get("mime_type")}}
-    return {"inlineData": {"mimeType": item.get("mime_type"), "data": item.get("data")}}
+        return {"fileData": {"fileUri": item["uri"], "mimeType": item.get("mime_type")}, **look}
+    return {"inlineData": {"mimeType": item.get("mime_type"), "data": item.get("data")}, **look}
 
 
 def content_of(part: Part) -> tuple[str, dict[str, Any], dict[str, Any]]:
@@ -180,18 +200,22 @@ def contents_of(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"role": "model", "parts": parts}] if parts else []
 
 
-def usage_of(prompt: Tokens, said: Tokens, num_cached: int) -> dict[str, Any]:
+def usage_of(talk: Talk) -> dict[str, Any]:
     """The Interactions API's usage."""
 
     def listed(tokens: Tokens) -> list[dict[str, Any]]:
         return [{"modality": name.lower(), "tokens": count} for name, count in tokens.items() if count]
 
-    num_prompt, num_said = sum(prompt.values()), sum(said.values())
+    prompt, said, thought = talk.prompt, talk.answered, talk.num_thought
+    num_prompt, num_found, num_said = (sum(tokens.values()) for tokens in (prompt.tokens, prompt.found, said))
+    found = {"total_tool_use_tokens": num_found, "tool_use_tokens_by_modality": listed(prompt.found)}
     return {
         "total_input_tokens": num_prompt,
-        "input_tokens_by_modality": listed(prompt),
+        "input_tokens_by_modality": listed(prompt.tokens),
         "total_output_tokens": num_said,
         "output_tokens_by_modality": listed(said),
-        "total_cached_tokens": num_cached,
-        "total_tokens": num_prompt + num_said,
+        **({"total_thought_tokens": thought} if thought else {}),
+        **(found if num_found else {}),
+        "total_cached_tokens": talk.num_reused,
+        "total_tokens": num_prompt + num_found + num_said + thought,
     }

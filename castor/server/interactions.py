@@ -9,7 +9,7 @@ import asyncio
 import dataclasses
 import json
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from castor.server.errors import ApiError
 from castor.server.gemini import VERSIONS, able_of
 from castor.server.gemini_reply import is_wanted
 from castor.server.gemini_request import read_request
+from castor.server.grounding import citations
 from castor.server.interaction_forms import content_of, contents_of, request_of, usage_of
 from castor.server.service import Service, Talk, deadline_of, json_of, model_of, service_of, talk, while_there
 from castor.server.state import Record, time_text
@@ -112,7 +113,7 @@ async def _events(service: Service, owner: str, course: Course, talking: Any) ->
         yield {"event_type": "interaction.created", "interaction": course.about(service.state.now_s(), brief=True)}
         async for event in _steps(course, speaking):
             yield event
-        course.usage = usage_of(speaking.prompt.tokens, speaking.said, speaking.num_reused)
+        course.usage = usage_of(speaking)
     if course.body.get("store", True) is not False:
         await asyncio.to_thread(_keep, service, owner, course)
     yield {"event_type": "interaction.completed", "interaction": course.about(service.state.now_s(), brief=True)}
@@ -136,16 +137,29 @@ async def _steps(course: Course, speaking: Talk) -> AsyncIterator[dict[str, Any]
             continue
         kind, started, delta = content_of(item)
         if not course.steps or course.steps[-1]["type"] != kind or kind == "function_call":
-            if course.steps:
-                yield {"event_type": "step.stop", "index": len(course.steps) - 1}
+            for event in _stop(course, speaking):
+                yield event
             course.steps.append(started)
             yield {"event_type": "step.start", "index": len(course.steps) - 1, "step": json.loads(json.dumps(started))}
         if kind == "function_call":
             course.status = "requires_action"
         _add(course.steps[-1], delta)
         yield {"event_type": "step.delta", "index": len(course.steps) - 1, "delta": delta}
-    if course.steps:
-        yield {"event_type": "step.stop", "index": len(course.steps) - 1}
+    for event in _stop(course, speaking):
+        yield event
+
+
+def _stop(course: Course, speaking: Talk) -> Iterator[dict[str, Any]]:
+    """The end of the last step, and before it what its text rests on, where files were searched."""
+    if not course.steps:
+        return
+    step, at = course.steps[-1], len(course.steps) - 1
+    last = step["content"][-1] if step["type"] == "model_output" and step["content"] else {}
+    if last.get("type") == "text" and (cited := citations(speaking.query.sources, last["text"])):
+        last["annotations"] = cited
+        delta = {"type": "text_annotation_delta", "annotations": cited}
+        yield {"event_type": "step.delta", "index": at, "delta": delta}
+    yield {"event_type": "step.stop", "index": at}
 
 
 def _add(step: dict[str, Any], delta: dict[str, Any]) -> None:

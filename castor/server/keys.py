@@ -19,7 +19,7 @@ from castor.server.errors import ApiError
 
 SCOPES = {  # what a key may be for, and the addresses of that; whatever is left is "answers"
     "vectors": re.compile(r".*:(?:embedContent|batchEmbedContents|asyncBatchEmbedContent)|.*/embeddings", re.DOTALL),
-    "files": re.compile(r"/upload/.*|/v1(?:beta|alpha)?/(?:files|cachedContents)(?:/.*)?", re.DOTALL),
+    "files": re.compile(r"/upload/.*|/v1(?:beta|alpha)?/(?:files|cachedContents|fileSearchStores)(?:/.*)?", re.DOTALL),
     "metrics": re.compile(r"/metrics"),
     "": re.compile(r"/docs|/openapi\.json|/(?:[a-z0-9/]+/)?models(?:/[^:]*)?"),  # any key may read these
 }

@@ -14,7 +14,6 @@ NOT_OFFERED: tuple[tuple[str, str], ...] = (
         "this",
     ),
     (_V + r"/models/.+/operations(?:/.*)?", "operations"),
-    (rf"(?:/upload)?{_V}/fileSearchStores(?:/.*)?", "file search"),
     (_V + r"/(?:corpora|ragStores)(?:/.*)?", "corpora"),
     (_V + r"/(?:tunedModels|tuningJobs)(?:/.*)?", "tuning"),
     (_V + r"/(?:auth_tokens|authTokens)(?:/.*)?", "tokens for browsers"),
@@ -37,7 +36,9 @@ NOT_OFFERED: tuple[tuple[str, str], ...] = (
     ),
 )
 # What a server keeps between requests; one of several replicas does not offer it.
-KEEPING = re.compile(rf"(?:/upload)?{_V}/(?:files|cachedContents|batches|interactions)(?:/.*)?|/upload/.*", re.DOTALL)
+KEEPING = re.compile(
+    rf"(?:/upload)?{_V}/(?:files|cachedContents|batches|interactions|fileSearchStores)(?:/.*)?|/upload/.*", re.DOTALL
+)
 _COMPILED = tuple((re.compile(pattern, re.DOTALL), name) for pattern, name in NOT_OFFERED)
 
 

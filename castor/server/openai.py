@@ -119,6 +119,7 @@ def _usage(speaking: Talk) -> dict[str, Any]:
         "completion_tokens": num_said,
         "total_tokens": num_prompt + num_said,
         "prompt_tokens_details": {"audio_tokens": prompt.get("AUDIO", 0), "cached_tokens": speaking.num_reused},
+        "completion_tokens_details": {"reasoning_tokens": speaking.num_thought},
     }
 
 

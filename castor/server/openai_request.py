@@ -10,8 +10,9 @@ from typing import Any
 from castor.calls import FunctionCall, FunctionResponse
 from castor.content import Audio, Document, Image, Message, Part, Text, Video
 from castor.engine.sample import SamplingConfig
+from castor.media.look import RESOLUTIONS, Look
 from castor.media.source import decode_base64
-from castor.server.answering import Query
+from castor.server.answering import Calling, Query, calling_of
 from castor.server.bodies import boolean, number, texts, whole
 from castor.server.errors import ApiError
 from castor.server.gemini_request import Abilities
@@ -20,7 +21,7 @@ from castor.server.schemas import of_openai
 
 MOUNTS = ("/v1", "/openai/v1", "/v1beta/openai")
 IGNORED = {  # about bookkeeping, or hints that promise nothing
-    *("user", "metadata", "store", "service_tier", "parallel_tool_calls", "safety_identifier", "prompt_cache_key"),
+    *("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"),
     *("prompt_cache_retention", "reasoning_effort"),
 }
 NO_EFFECT: dict[str, tuple[Any, ...]] = {  # settings that are not offered, and values with which they change nothing
@@ -37,7 +38,7 @@ NO_EFFECT: dict[str, tuple[Any, ...]] = {  # settings that are not offered, and 
 KNOWN = {
     *("model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "seed", "stop", "n"),
     *("logprobs", "top_logprobs", "response_format"),
-    *("stream", "stream_options", "tools", "tool_choice", "modalities", *IGNORED, *NO_EFFECT),
+    *("stream", "stream_options", "tools", "tool_choice", "parallel_tool_calls", "modalities", *IGNORED, *NO_EFFECT),
 }
 MEDIA: dict[str, type[Image | Audio | Video | Document]] = {
     "image_url": Image,
@@ -63,7 +64,7 @@ def read_fields(
 def read_chat(body: Mapping[str, Any], able: Abilities) -> Query:
     """The body of chat/completions. ValueError or ApiError names a wrong field."""
     fields = read_fields(body, KNOWN, NO_EFFECT)
-    tools, schema = _tools(fields, able), of_openai(fields)
+    (tools, calling), schema = _tools(fields, able), of_openai(fields)
     if tools and schema is not None:
         raise ApiError(400, "an answer in JSON cannot call functions", field="response_format")
     return Query(
@@ -71,6 +72,7 @@ def read_chat(body: Mapping[str, Any], able: Abilities) -> Query:
         samplings=_samplings(fields, schema, able),
         draws=_draws(fields.get("modalities", ["text"]), able),
         tools=tools,
+        calling=calling,
     )
 
 
@@ -120,8 +122,8 @@ def _draws(value: object, able: Abilities) -> bool:
     return "image" in wanted
 
 
-def _tools(fields: Mapping[str, Any], able: Abilities) -> tuple[Mapping[str, Any], ...]:
-    """Function declarations in Gemini's form."""
+def _tools(fields: Mapping[str, Any], able: Abilities) -> tuple[tuple[Mapping[str, Any], ...], Calling | None]:
+    """Function declarations in Gemini's form, and what the answer is held to."""
     tools = fields.get("tools", [])
     if not isinstance(tools, list):
         raise ApiError(400, "tools must be a list", field="tools")
@@ -134,10 +136,33 @@ def _tools(fields: Mapping[str, Any], able: Abilities) -> tuple[Mapping[str, Any
         found.append({names[key]: value for key, value in function.items() if key in names and value is not None})
     if found and not able.knows_tools:
         raise ApiError(400, "tools: this model knows no functions", field="tools")
-    choice = fields.get("tool_choice", "auto")
-    if choice not in ("auto", "none"):
-        raise ApiError(400, f"tool_choice={choice!r:.60} is not offered here; auto and none are", field="tool_choice")
-    return () if choice == "none" else tuple(found)
+    calling = _choice(fields.get("tool_choice", "auto"), tuple(found), fields)
+    return () if fields.get("tool_choice") == "none" else tuple(found), calling
+
+
+def _choice(choice: object, tools: tuple[Mapping[str, Any], ...], fields: Mapping[str, Any]) -> Calling | None:
+    """What tool_choice holds the answer to: required, one function by its name, or some of them."""
+    most = 8 if boolean(fields.get("parallel_tool_calls", True), "parallel_tool_calls") else 1
+    if choice in ("auto", "none"):
+        return None
+    if choice == "required":
+        return calling_of((), tools, "tool_choice", most=most)
+    kind = choice.get("type") if isinstance(choice, Mapping) else None
+    if isinstance(choice, Mapping) and kind == "function":
+        return calling_of([_named(choice)], tools, "tool_choice", most=1)
+    allowed = choice.get("allowed_tools") if isinstance(choice, Mapping) and kind == "allowed_tools" else None
+    if isinstance(allowed, Mapping) and allowed.get("mode") in ("auto", "required"):
+        named = allowed.get("tools")
+        names = [_named(tool) for tool in named] if isinstance(named, list) and named else [""]
+        return calling_of(names, tools, "tool_choice", must=allowed["mode"] == "required", most=most)
+    message = f"tool_choice={choice!r:.60}: there is auto, none, required, a function by its name, and allowed_tools"
+    raise ApiError(400, message, field="tool_choice")
+
+
+def _named(tool: object) -> str:
+    """The name in {"type": "function", "function": {"name": ...}}."""
+    function = tool.get("function") if isinstance(tool, Mapping) else None
+    return str(function.get("name")) if isinstance(function, Mapping) else ""
 
 
 def _messages(value: object, able: Abilities) -> tuple[Message, ...]:
@@ -225,6 +250,7 @@ def read_part(item: object, place: str, able: Abilities) -> Part:
     if kind == "image_url" and held.get("detail") not in (None, "auto", "low", "high"):
         raise ApiError(400, f"{place}.image_url.detail is auto, low or high", field=place)
     uri = held.get("file_data") if kind == "file" else held.get("url")
-    if not isinstance(uri, str) or uri[:5].lower() != "data:":
-        return able.fetch(str(uri), place)
-    return MEDIA[kind](uri, name=place, limits=able.limits)
+    is_here = isinstance(uri, str) and uri[:5].lower() == "data:"
+    part = MEDIA[kind](uri, name=place, limits=able.limits) if is_here else able.fetch(str(uri), place)
+    detail = held.get("detail") if kind == "image_url" else None
+    return part.with_look(Look(resolution=detail)) if detail in RESOLUTIONS and isinstance(part, Image) else part

@@ -16,7 +16,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from castor import __version__
-from castor.server import caches, gemini_vectors, interaction_forms, openai_media, openai_request
+from castor.server import caches, gemini_stores, gemini_vectors, interaction_forms, openai_media, openai_request
 from castor.server import openai_vectors as embeddings
 from castor.server.gemini import METHODS, VERSIONS, post_model
 from castor.server.gemini_request import REQUEST_KEYS
@@ -37,6 +37,9 @@ BODIES = {  # the fields of each body, by the name of the route or method
     "audio/transcriptions": openai_media.SPEECH_KEYS,
     "moderations": {"model", "input"},
     "files": {"file"},
+    "fileSearchStores": gemini_stores.STORE_KEYS,
+    "importFile": gemini_stores.IMPORT_KEYS,
+    "uploadToFileSearchStore": gemini_stores.DOCUMENT_KEYS,
 }
 router = APIRouter()
 

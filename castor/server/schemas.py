@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +35,18 @@ def of_gemini(config: Mapping[str, Any]) -> dict[str, Any] | None:
         return {}
     place += given[0]
     return _from_openapi(config[given[0]], place) if given[0] == "responseSchema" else _object(config[given[0]], place)
+
+
+def of_gemini_enum(config: Mapping[str, Any]) -> str | None:
+    """responseMimeType text/x.enum: a regular expression of the texts that the schema's enum names, else None."""
+    if config.get("responseMimeType") != "text/x.enum":
+        return None
+    place = "generationConfig.responseSchema"
+    schema = config.get("responseSchema") or config.get("responseJsonSchema")
+    named = schema.get("enum") if isinstance(schema, Mapping) else None
+    if not named:
+        raise ApiError(400, f"{place}: text/x.enum needs a schema with an enum of texts", field=place)
+    return "|".join(map(re.escape, texts(named, f"{place}.enum", 1000)))
 
 
 def of_openai(fields: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -25,6 +25,7 @@ from castor.server.state import State
 
 if TYPE_CHECKING:
     from castor.server.batches import Batches
+    from castor.server.file_search import FileSearch
 
 T = TypeVar("T")
 
@@ -39,6 +40,7 @@ class Service:
     measures: Measures
     state: State
     batches: Batches = field(init=False)
+    file_search: FileSearch = field(init=False)
     classifier: Classifier | None = None  # rates texts
     fetcher: Fetcher | None = None  # None: nothing is fetched from addresses
     started_s: float = field(default_factory=time.time)
@@ -62,7 +64,13 @@ class Talk:
     prompt: Prompt
     said: dict[Modality, int] = field(default_factory=dict)
     stopped: set[int] = field(default_factory=set)  # candidates that nobody wants to hear on
+    num_thought: int = 0  # tokens of thoughts among those said
     num_reused: int = 0  # of the prompt's tokens, known once the first candidate has ended
+
+    @property
+    def answered(self) -> Mapping[Modality, int]:
+        """The tokens said so far, thoughts left out."""
+        return {**self.said, "TEXT": self.said["TEXT"] - self.num_thought} if self.num_thought else self.said
 
     async def items(self) -> AsyncIterator[tuple[int, Part | End]]:
         """The parts of every candidate with its number, one candidate after the other."""
@@ -86,6 +94,7 @@ class Talk:
 
     def _count(self, end: End) -> None:
         self.num_reused = self.num_reused or end.num_reused
+        self.num_thought += end.num_thought
         self.service.measures.reused.inc(end.num_reused)
         self.service.measures.count_tokens("answer", end.tokens)
         for modality, count in end.tokens.items():
@@ -138,9 +147,12 @@ async def begin(service: Service, answerer: Answerer, make: Callable[[], Query])
     """Read what `make` gives; ApiError 400 says what is wrong with it."""
     try:
         query, prompt = await answerer.read(make)
+        if query.search is not None:
+            query, prompt = await service.file_search.ground(answerer, query, prompt)
     except ValueError as error:
         raise ApiError(400, str(error)) from None
-    service.measures.count_tokens("prompt", prompt.tokens)
+    for tokens in (prompt.tokens, prompt.found):
+        service.measures.count_tokens("prompt", tokens)
     return Talk(service, answerer, query, prompt)
 
 

@@ -17,7 +17,7 @@ from castor.media.sniff import sniff
 from castor.server.bodies import parse_object, read_body, whole
 from castor.server.errors import ApiError
 from castor.server.fetch import FetchError
-from castor.server.files import FileStore, Upload
+from castor.server.files import FileStore, ToStore, Upload
 from castor.server.service import Service, page_of, service_of
 
 VERSIONS = ("v1", "v1beta", "v1alpha")
@@ -56,26 +56,41 @@ def fetched(service: Service, url: str, place: str, mime_type: object = None) ->
 
 async def begin(request: Request) -> Response:
     """POST /upload/v1beta/files: the address to send the content to."""
+    body = await start_of(request)
+    try:
+        file = json_fields(body.get("file", {}), "file", FILE_KEYS)
+    except ValueError as error:
+        raise ApiError(400, str(error)) from None
+    return started(request, file)
+
+
+async def start_of(request: Request) -> dict[str, Any]:
+    """The body of a request that starts a resumable upload; there may be none."""
     command = request.headers.get("x-goog-upload-command", "")
     if request.headers.get("x-goog-upload-protocol") != "resumable" or command != "start":
         raise ApiError(400, "uploads are resumable: X-Goog-Upload-Protocol: resumable, X-Goog-Upload-Command: start")
-    body = await read_body(request, 1 << 20, service_of(request).config.body_timeout_s)
-    try:
-        file = json_fields(parse_object(body or b"{}").get("file", {}), "file", FILE_KEYS)
-    except ValueError as error:
-        raise ApiError(400, str(error)) from None
+    return parse_object(await read_body(request, 1 << 20, service_of(request).config.body_timeout_s) or b"{}")
+
+
+def started(request: Request, file: Mapping[str, Any], to_store: ToStore | None = None) -> Response:
+    """A new upload, of what a body and the headers say of its file, and where its pieces go.
+
+    With `to_store`, what it gives of the whole upload is the answer to the last piece, in place of a file.
+    """
+    address = f"{base_url(request)}/upload/session/"
     header = request.headers.get("x-goog-upload-header-content-length")
     size = whole(file.get("sizeBytes", header or 0) or 0, "file.sizeBytes", 0, 1 << 50)
     mime_type = file.get("mimeType") or request.headers.get("x-goog-upload-header-content-type") or ""
     name = request.headers.get("x-goog-upload-file-name", "")
-    address = f"{base_url(request)}/upload/session/"
-    secret = service_of(request).files.begin(
+    files = service_of(request).files
+    secret = files.begin(
         request.state.owner,
         name=_text(file.get("name", ""), "file.name", 60),
         display_name=_text(file.get("displayName", name), "file.displayName", 512),
         mime_type=_text(mime_type, "file.mimeType", 100),
         size_bytes=size,
     )
+    files.upload(secret).to_store = to_store
     url = address + secret
     headers = {"X-Goog-Upload-URL": url, "X-Goog-Upload-Control-URL": url, "X-Goog-Upload-Status": "active"}
     return Response(headers={**headers, "X-Goog-Upload-Chunk-Granularity": "1"})
@@ -106,6 +121,8 @@ async def go_on(request: Request) -> Response:
     received = {"X-Goog-Upload-Size-Received": str(upload.num_bytes)}
     if "finalize" not in commands:
         return JSONResponse({}, headers={"X-Goog-Upload-Status": "active", **received})
+    if upload.to_store is not None:
+        return JSONResponse(await upload.to_store(store.take(secret)), headers={"X-Goog-Upload-Status": "final"})
     stored = store.finish(secret)
     return JSONResponse({"file": stored.to_json(base_url(request))}, headers={"X-Goog-Upload-Status": "final"})
 

@@ -21,6 +21,7 @@ from castor.calls import FunctionCall, FunctionResponse
 from castor.content import Image, Message, Part, Text
 from castor.media.limits import Limits
 from castor.tokens.gemma_calls import Mark, declarations, read_call, write_call, write_declaration, write_response
+from castor.tokens.gemma_grammar import call_grammar
 from castor.tokens.gemma_media import GEMMA_MEDIA, GemmaWriter
 from castor.tokens.render import DecodeImage, EncodeImage, RenderConfig, read_drawing
 from castor.tokens.sequence import Sequence
@@ -120,6 +121,10 @@ class GemmaRenderer:
             if self.style.empty_thought and not thinking:
                 writer.write([Mark("<|channel>"), "thought\n", Mark("<channel|>")])
         return writer.finish()
+
+    def call_grammar(self, tools: Iterable[Mapping[str, Any]], **options: Any) -> str:
+        """The grammar of replies that call these functions; `options` and ValueError as `gemma_grammar` has them."""
+        return call_grammar(declarations(tools), self.space.special, **options)
 
     def decode(self, ids: Iterable[int]) -> tuple[Part, ...]:
         """The parts that a reply's ids say: thoughts, text, function calls, pictures.

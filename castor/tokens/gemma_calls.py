@@ -27,12 +27,17 @@ _DECLARATION = {"name", "description", "parameters", "parametersJsonSchema", "re
 
 def write_call(call: FunctionCall) -> Written:
     """`call:NAME{...}`."""
-    return [f"call:{call.name}", *_value(call.args, quote_keys=False)]
+    return [f"call:{call.name}", *write_value(call.args)]
 
 
 def write_response(response: FunctionResponse) -> Written:
     """`response:NAME{...}`."""
-    return [f"response:{response.name}", *_value(response.response, quote_keys=False)]
+    return [f"response:{response.name}", *write_value(response.response)]
+
+
+def write_value(value: Any) -> Written:
+    """A JSON value as it stands in calls and responses."""
+    return _value(value, quote_keys=False)
 
 
 def declarations(tools: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

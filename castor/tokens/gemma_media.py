@@ -6,6 +6,7 @@ and EmbeddingGemma 2. Sounds are heard whole, where transformers cuts them off a
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -59,14 +60,14 @@ class GemmaWriter(Writer):
         """A picture, sound, video or document that is read; ValueError for any other part."""
         config, limits = self.config, self.renderer.limits
         if isinstance(part, Image):
-            self._picture(part.pixels(limits), config.image_tokens)
+            self._picture(part.pixels(limits), config.budget("image", part.look))
         elif isinstance(part, Audio):
             self.frames(sound_frames(part.samples(limits), config))
         elif isinstance(part, Video):
             self._video(part)
         elif isinstance(part, Document):
             for page in part.pages(limits, dpi=config.page_dpi):
-                self._picture(page, config.page_tokens)
+                self._picture(page, config.budget("page", part.look))
         else:
             raise ValueError(f"not a part that this format has a place for: {part!r}")
 
@@ -84,15 +85,17 @@ class GemmaWriter(Writer):
     def _video(self, video: Video) -> None:
         """Frames, with their times and the sound track where the checkpoint's rule tells these."""
         rule = self.renderer.video
+        if video.look.fps is not None:  # asked for: as many frames as that makes
+            rule = dataclasses.replace(rule, fps=video.look.fps, num_frames=None)
         clip = video.clip(self.renderer.limits, choose=rule.choose)
         sound_SF = np.zeros((0, self.config.frame_dim), dtype=np.float32)
         if rule.with_sound and clip.samples_S is not None:
             sound_SF = sound_frames(clip.samples_S, self.config)
         track: int | None = None
         self.text(self.renderer.style.media_margin)
-        for told in rule.tell(clip.times_s, clip.duration_s, len(sound_SF)):
+        for told in rule.tell(clip.times_s, clip.end_s, len(sound_SF)):
             if isinstance(told, Frame):
-                self.image(clip.frames_FHWC[told.index], self.config.frame_tokens, "<|video|>")
+                self.image(clip.frames_FHWC[told.index], self.config.budget("frame", video.look), "<|video|>")
             elif isinstance(told, Stretch):
                 track = self.frames(sound_SF[told.start : told.stop], track)
             else:

@@ -20,8 +20,10 @@ from typing import Literal
 
 import numpy as np
 
-from castor.content import Audio, Clip, Document, Image, Message, Part, Role, Text, Video
+from castor.content import Audio, Document, Image, Message, Part, Role, Text, Video
 from castor.media.limits import Limits
+from castor.media.look import Kind, Look
+from castor.media.video import Clip
 from castor.tokens.audio import HOP, RATE_HZ, USM_COLUMNS, log_mel_frames, raw_frames, usm_frames
 from castor.tokens.prompts import prompt_of
 from castor.tokens.sequence import Sequence
@@ -61,6 +63,11 @@ class RenderConfig:
     def patch_dim(self) -> int:
         """Numbers in a merged patch."""
         return self.merged_px**2 * 3
+
+    def budget(self, kind: Kind, look: Look) -> int:
+        """Tokens of a picture, a film's frame or a page that is looked at like this."""
+        own = {"image": self.image_tokens, "frame": self.frame_tokens, "page": self.page_tokens}
+        return look.budget(kind, own[kind], max(4 * self.image_tokens, self.page_tokens))
 
     @property
     def token_samples(self) -> int:
@@ -161,14 +168,14 @@ class Renderer:
                 raise ValueError(f"a model turn holds text and images, not {type(part).__name__.lower()}")
             self._write_drawing(writer, part)
         elif isinstance(part, Image):
-            writer.image(part.pixels(self.limits), self.config.image_tokens, "<|image|>")
+            writer.image(part.pixels(self.limits), self.config.budget("image", part.look), "<|image|>")
         elif isinstance(part, Audio):
             writer.frames(sound_frames(part.samples(self.limits), self.config))
         elif isinstance(part, Video):
             self._write_video(writer, part)
         elif isinstance(part, Document):
             for page in part.pages(self.limits, dpi=self.config.page_dpi):
-                writer.image(page, self.config.page_tokens, "<|image|>")
+                writer.image(page, self.config.budget("page", part.look), "<|image|>")
         else:
             raise ValueError(f"not a part of a message: {part!r}")
 
@@ -178,7 +185,7 @@ class Renderer:
         track = None
         for index, (pixels, time_s) in enumerate(zip(clip.frames_FHWC, clip.times_s, strict=True)):
             writer.ids(self.tokenizer.encode(time_stamp(time_s)))
-            writer.image(pixels, self.config.frame_tokens, "<|video|>")
+            writer.image(pixels, self.config.budget("frame", video.look), "<|video|>")
             last = index + 1 == len(clip.times_s)
             if sound_SF is not None and (last or (index + 1) % self.config.sound_every == 0):
                 written = writer.frames(sound_SF[self._sound_span(clip, index)], track)
@@ -188,9 +195,9 @@ class Renderer:
         """The sound tokens of the stretch of frames that ends with frame `index`, up to where the next frame begins."""
         token_s = self.config.token_samples / RATE_HZ
         first = index // self.config.sound_every * self.config.sound_every
-        start = 0 if first == 0 else round(float(clip.times_s[first]) / token_s)
+        start = 0 if first == 0 else round(float(clip.times_s[first] - clip.start_s) / token_s)
         last = index + 1 == len(clip.times_s)
-        return slice(start, None if last else round(float(clip.times_s[index + 1]) / token_s))
+        return slice(start, None if last else round(float(clip.times_s[index + 1] - clip.start_s) / token_s))
 
     def _write_drawing(self, writer: Writer, image: Image) -> None:
         if self.encode_image is None:
