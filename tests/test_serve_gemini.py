@@ -524,6 +524,25 @@ def test_who_hangs_up_ends_the_answer(
         assert post(served, "generateContent", with_config(maxOutputTokens=1)).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/v1beta/models/tiny:streamGenerateContent?alt=sse", "/v1/chat/completions"])
+def test_a_stream_has_its_head_before_a_slow_first_token(
+    tiny_config: ModelConfig, renderer: Renderer, codec: ImageCodec, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("castor.server.service.HEAD_S", 0.05)
+    with serving(new_model(tiny_config, renderer, codec)) as served:
+        go = held(served)
+        body = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "stream": True}
+        body = body if "chat" in path else with_config(responseModalities=["TEXT"])
+        with httpx.stream("POST", served.url + path, json=body, timeout=20) as reply:  # returns with the head
+            assert reply.status_code == 200 and not go.is_set()
+            go.set()
+            lines = [line for line in reply.iter_lines() if line]
+        assert all(line.startswith("data: ") for line in lines) and len(lines) >= 1
+        wait_until(lambda: served.service.answerer.num_inside == 0)
+        body |= {"cachedContent": "cachedContents/none"} if "chat" not in path else {"temperature": -1}
+        assert httpx.post(served.url + path, json=body, timeout=20).status_code in (400, 403, 404)
+
+
 def test_a_deadline_of_the_client_is_kept(tiny_config: ModelConfig, renderer: Renderer, codec: ImageCodec) -> None:
     with serving(new_model(tiny_config, renderer, codec)) as served:
         steps = slowed(served)

@@ -17,7 +17,7 @@ from castor.server.gemini_reply import as_array, as_events, chunks, details, who
 from castor.server.gemini_request import Abilities, read_count, read_request
 from castor.server.gemini_vectors import batch_embed_contents, embed_content
 from castor.server.models import Facts, Offer
-from castor.server.service import Service, deadline_of, json_of, page_of, service_of, talk, while_there
+from castor.server.service import Service, begun, deadline_of, json_of, page_of, service_of, talk, while_there
 from castor.server.uploads import fetched, open_file
 
 VERSIONS = ("v1", "v1beta", "v1alpha")
@@ -112,7 +112,7 @@ async def generate(request: Request, name: str) -> Response:
 
 
 async def stream(request: Request, name: str) -> Response:
-    """models.streamGenerateContent: events with alt=sse, else an array. An error before the first piece is a status."""
+    """models.streamGenerateContent: events with alt=sse, else an array. An early error is a status."""
     body = await json_of(request)
     make = partial(read_request, body, able_of(request, name), deadline_s=deadline_of(request))
 
@@ -121,11 +121,10 @@ async def stream(request: Request, name: str) -> Response:
             async for piece in chunks(speaking, name):
                 yield piece
 
-    spoken = pieces()
-    first = [await anext(spoken)]
+    spoken = await begun(request, pieces())
     if request.query_params.get("alt") == "sse":
-        return StreamingResponse(as_events(first, spoken), media_type="text/event-stream")
-    return StreamingResponse(as_array(first, spoken), media_type="application/json")
+        return StreamingResponse(as_events(spoken), media_type="text/event-stream")
+    return StreamingResponse(as_array(spoken), media_type="application/json")
 
 
 async def count(request: Request, name: str) -> Response:

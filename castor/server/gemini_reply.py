@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from castor.content import Image, Part, Text, part_to_json
@@ -137,21 +137,16 @@ def details(tokens: Mapping[Modality, int]) -> list[dict[str, Any]]:
     return [{"modality": name, "tokenCount": count} for name, count in tokens.items() if count]
 
 
-async def as_events(first: Iterable[dict[str, Any]], rest: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
+async def as_events(pieces: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
     """Server-sent events exactly as Google's clients take them: one line of ASCII each, no comments, no end mark."""
-    for piece in first:
-        yield _event(piece)
-    async for piece in told(rest):
+    async for piece in told(pieces):
         yield _event(piece)
 
 
-async def as_array(first: Iterable[dict[str, Any]], rest: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
+async def as_array(pieces: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
     """One JSON array, an element at a time."""
     opening = b"["
-    for piece in first:
-        yield opening + json.dumps(piece).encode()
-        opening = b",\r\n"
-    async for piece in told(rest):
+    async for piece in told(pieces):
         yield opening + json.dumps(piece).encode()
         opening = b",\r\n"
     yield b"]"

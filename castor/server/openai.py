@@ -21,7 +21,7 @@ from castor.server.errors import ApiError, openai_error
 from castor.server.gemini import able_of, get_model, list_models
 from castor.server.logprobs import openai_logprobs
 from castor.server.openai_request import MOUNTS, read_chat, streams
-from castor.server.service import Talk, json_of, model_of, service_of, talk, while_there
+from castor.server.service import Talk, begun, json_of, model_of, service_of, talk, while_there
 
 REASONS = {"stop": "stop", "length": "length"}
 router = APIRouter()
@@ -46,8 +46,7 @@ async def chat(request: Request) -> Response:
 
     if not is_stream:
         return JSONResponse(await while_there(request, answer()))
-    spoken = pieces()
-    return StreamingResponse(_events([await anext(spoken)], spoken), media_type="text/event-stream")
+    return StreamingResponse(_events(await begun(request, pieces())), media_type="text/event-stream")
 
 
 async def _whole(speaking: Talk) -> dict[str, Any]:
@@ -123,12 +122,10 @@ def _usage(speaking: Talk) -> dict[str, Any]:
     }
 
 
-async def _events(first: list[dict[str, Any]], rest: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
+async def _events(pieces: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
     """Server-sent events as OpenAI's clients take them, with their end mark."""
     try:
-        for piece in first:
-            yield _event(piece)
-        async for piece in rest:
+        async for piece in pieces:
             yield _event(piece)
     except ApiError as error:
         yield _event(openai_error(error))

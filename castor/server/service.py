@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from castor.server.file_search import FileSearch
 
 T = TypeVar("T")
+HEAD_S = 10.0  # a stream's head is sent by then: some clients wait a minute for it, and a long prompt may take longer
 
 
 @dataclass(kw_only=True)
@@ -170,6 +171,32 @@ async def while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:
         if not task.done():
             task.cancel()
             await asyncio.wait((task,))
+
+
+async def begun(request: Request, pieces: AsyncIterator[T]) -> AsyncIterator[T]:
+    """A stream's pieces, once the first is there or HEAD_S have passed.
+
+    What goes wrong until then is raised here, and so gets a status of its own; afterwards it is raised in the stream.
+    """
+    first = asyncio.ensure_future(anext(pieces))
+    try:
+        await while_there(request, _settled(first))
+        if first.done():
+            first.result()
+    except (ApiError, asyncio.CancelledError):
+        first.cancel()
+        raise
+    return _going_on(first, pieces)
+
+
+async def _settled(first: asyncio.Future[Any]) -> None:
+    await asyncio.wait((first,), timeout=HEAD_S)
+
+
+async def _going_on(first: asyncio.Future[T], rest: AsyncIterator[T]) -> AsyncIterator[T]:
+    yield await first
+    async for piece in rest:
+        yield piece
 
 
 async def _gone(request: Request) -> None:
