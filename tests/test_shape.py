@@ -67,6 +67,17 @@ def test_a_level_course_has_as_many_of_each_as_a_staged_one() -> None:
         mixture(0, course=CourseConfig(sources=("poems",)))
 
 
+def test_more_of_a_source_is_its_share_multiplied() -> None:
+    usual, more = mixture(0).shares(0.5), mixture(0, course=CourseConfig(more=("chart:3", "drawing:0.5"))).shares(0.5)
+    assert more["chart"] / usual["chart"] == pytest.approx(6 * more["drawing"] / usual["drawing"])
+    assert more["caption"] / usual["caption"] == pytest.approx(more["arithmetic"] / usual["arithmetic"])
+    with pytest.raises(ValueError, match="'poems' is not here"):
+        mixture(0, course=CourseConfig(more=("poems:2",)))
+    for wrong in ("chart", "chart:-1", ":2", "chart:many"):
+        with pytest.raises(ValueError, match="NAME:FACTOR"):
+            CourseConfig(more=(wrong,))
+
+
 def test_drawings_of_other_sides_show_the_same_scenes() -> None:
     for index in range(20):
         usual, large = (World(split="val", drawing_px=px).example("drawing", index) for px in (72, 96))

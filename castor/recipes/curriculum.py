@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -51,7 +52,21 @@ class CourseConfig:
 
     order: Literal["staged", "level", "uniform"] = "staged"  # "level": as many of each, in no order; or equally many
     sources: tuple[str, ...] = ()  # names of tasks and real sets, nothing else is learned; empty: all there are
+    more: tuple[str, ...] = ()  # "NAME:FACTOR" multiplies a source's weight, as in chart:2
     drawing_px: int = DRAWING_PX  # side of Diorama's drawings
+
+    def __post_init__(self) -> None:
+        self.factors()
+
+    def factors(self) -> dict[str, float]:
+        """`more` as numbers by name; ValueError for one that is not written so."""
+        found = {}
+        for given in self.more:
+            name, _, factor = given.rpartition(":")
+            if not name or not re.fullmatch(r"\d+(\.\d+)?", factor):
+                raise ValueError(f"course.more={given!r} is not NAME:FACTOR, as in chart:2")
+            found[name] = float(factor)
+        return found
 
 
 @dataclass(frozen=True)
@@ -96,14 +111,22 @@ def mixture(
     sources: dict[str, Drawable] = world_sources(seed, course.drawing_px)
     weights: dict[str, Weight] = {name: WORLD_WEIGHTS[name] for name in sources}
     for name in BROAD:
-        weights[name] = [(at, breadth * weight) for at, weight in WORLD_WEIGHTS[name]]
+        weights[name] = times(weights[name], breadth)
     for name, (source, weight) in (real or {}).items():
         sources[name], weights[name] = source, weight
-    if absent := [name for name in course.sources if name not in sources]:
-        raise ValueError(f"course.sources={absent[0]!r} is not here; there are: {', '.join(sources)}")
+    for setting, names in (("sources", course.sources), ("more", course.factors())):
+        if absent := [name for name in names if name not in sources]:
+            raise ValueError(f"course.{setting}: {absent[0]!r} is not here; there are: {', '.join(sources)}")
+    for name, factor in course.factors().items():
+        weights[name] = times(weights[name], factor)
     chosen = [name for name in sources if not course.sources or name in course.sources]
     uniform = course.order == "uniform"
     return Mixture({name: sources[name] for name in chosen}, {n: 1.0 if uniform else weights[n] for n in chosen})
+
+
+def times(weight: Weight, factor: float) -> Weight:
+    """The weight multiplied, at all its points."""
+    return factor * weight if isinstance(weight, float | int) else [(at, factor * value) for at, value in weight]
 
 
 def level(whole: Mixture, stretches: Sequence[tuple[float, float, float]], num_points: int = 200) -> Mixture:
