@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 from serving import Served, new_model, running, sample
 
 import castor
@@ -63,6 +65,28 @@ def client_of(served: Served, key: str = "x") -> Any:
 @pytest.fixture(scope="module")
 def client(served: Served) -> Any:
     return client_of(served)
+
+
+@pytest.fixture
+def says(writer: Model) -> Iterator[Any]:
+    """Makes the model say a text next, in the plain step."""
+    decoder, renderer = writer.decoder, writer.renderer
+
+    def script(text: str) -> None:
+        sequence = renderer.encode([Message.user("x"), Message.model(text)])
+        ids = iter(sequence.ids_T[sequence.is_target_T].tolist())
+
+        def project(hidden_BD: torch.Tensor) -> torch.Tensor:
+            logits_BV = torch.full((len(hidden_BD), renderer.space.vocab_size), -30.0)
+            logits_BV[:, next(ids, renderer.stop_id)] = 30.0
+            return logits_BV
+
+        decoder.project = project
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("castor.engine.forward.can_decode", lambda decoder: False)
+        yield script
+    decoder.__dict__.pop("project", None)
 
 
 @pytest.fixture
@@ -149,9 +173,45 @@ def test_filters_choose_documents(client: Any, store: Any) -> None:
         assert refused.value.code == 400
 
 
+def test_what_an_answer_rests_on(writer: Model, vectors: Model, tmp_path: Path, says: Any) -> None:
+    """A sentence that stands in a passage, and one that names it, in both APIs; other sentences rest on nothing."""
+    said = "Well. The lease of the boat house ends on 3 May 2031. So it is [1]."
+    with running(starting(writer, vectors, tmp_path)) as served:
+        client = client_of(served)
+        store = client.file_search_stores.create()
+        name = put(client, store, LEASE, "lease.md")
+        says(said)
+        reply = client.models.generate_content(
+            model="tiny", contents=ASKED, config={**search(store), "max_output_tokens": 80}
+        )
+        assert reply.text == said
+        supports = reply.candidates[0].grounding_metadata.grounding_supports
+        wanted = ["The lease of the boat house ends on 3 May 2031.", "So it is [1]."]
+        assert [each.segment.text for each in supports] == wanted
+        assert [each.grounding_chunk_indices for each in supports] == [[0], [0]]
+        for streams in (False, True):
+            says(said)
+            tool = {"type": "file_search", "file_search_store_names": [store.name], "top_k": 1}
+            body = {"model": "tiny", "input": ASKED, "tools": [tool], "store": False, "stream": streams}
+            body["generation_config"] = {"max_output_tokens": 80}
+            made = httpx.post(f"{served.url}/v1beta/interactions", json=body, timeout=60)
+            if streams:
+                events = [json.loads(line[6:]) for line in made.text.splitlines() if line.startswith("data: ")]
+                [cited] = [e["delta"] for e in events if e.get("delta", {}).get("type") == "text_annotation_delta"]
+            else:
+                cited = made.json()["steps"][-1]["content"][0]
+                assert cited["text"] == said and made.json()["usage"]["total_tool_use_tokens"] > 0
+            spans = [(each["start_index"], each["end_index"]) for each in cited["annotations"]]
+            assert [said[start:end] for start, end in spans] == wanted
+            assert (
+                cited["annotations"][0]["document_uri"] == name and cited["annotations"][0]["file_name"] == "lease.md"
+            )
+
+
 def test_stores_and_documents_are_listed_and_go(client: Any, served: Served) -> None:
     stores = client.file_search_stores
     store = stores.create(config={"display_name": "Things"})
+    assert titles(client, search(store)) == []
     assert store.name in [each.name for each in stores.list(config={"page_size": 1})]
     names = [put(client, store, LEASE, "lease.md"), put(client, store, SOUP, "soup.md")]
     got = stores.get(name=store.name)

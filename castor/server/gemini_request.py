@@ -93,7 +93,9 @@ def read_request(
         raise ApiError(400, "an answer in JSON cannot think, call functions or be a picture", field="generationConfig")
     messages = read_messages(fields, able, may_lack_contents=is_beginning)
     if "mediaResolution" in config:
-        messages = _looked_at(messages, resolution_from_json(config["mediaResolution"], "mediaResolution"))
+        messages = _looked_at(
+            messages, resolution_from_json(config["mediaResolution"], "generationConfig.mediaResolution")
+        )
     return Query(
         messages=messages,
         samplings=_samplings(config, {"response_schema": schema, "response_regex": choices}, able),

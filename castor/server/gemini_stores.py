@@ -93,9 +93,9 @@ async def import_file(request: Request) -> Response:
         window=_window(fields.get("chunkingConfig")),
         is_import=True,
     )
-    stores.check_room(stored.size_bytes)
 
     def copied() -> Record:
+        stores.check_room(stored.size_bytes)
         copy = files.folder / f"{stored.id}.{store.id}.part"
         try:
             shutil.copyfile(files.folder / stored.id, copy)

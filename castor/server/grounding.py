@@ -52,10 +52,15 @@ class Source:
         """The document's resource name."""
         return f"{self.store}/documents/{self.document.id}"
 
+    @property
+    def title(self) -> str:
+        """What the document is called."""
+        return self.document.body["display_name"] or self.document.id
+
     def chunk(self) -> dict[str, Any]:
         """The Gemini API's GroundingChunk."""
         body, place = self.document.body, self.hit.place
-        context: dict[str, Any] = {"title": body["display_name"], "text": self.hit.text, "documentName": self.name}
+        context: dict[str, Any] = {"title": self.title, "text": self.hit.text, "documentName": self.name}
         context["fileSearchStore"] = self.store
         if body["metadata"]:
             context["customMetadata"] = body["metadata"]
@@ -98,7 +103,7 @@ def with_sources(messages: Sequence[Message], sources: Sequence[Source]) -> tupl
     at = asked_at(messages)
     if at is None or not sources:
         return tuple(messages)
-    shown = [(replace(each.hit, path=each.document.body["display_name"]), each.parts) for each in sources]
+    shown = [(replace(each.hit, path=each.title), each.parts) for each in sources]
     parts = prompt_of(shown, messages[at].parts)
     return (*messages[:at], Message("user", tuple(parts)), *messages[at + 1 :])
 

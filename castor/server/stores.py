@@ -99,7 +99,10 @@ class Stores:
 
     def check_room(self, more_bytes: int) -> None:
         """ApiError 429 where so much more cannot be kept."""
-        used = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+        used = 0
+        for path in self.folder.rglob("*"):
+            with suppress(FileNotFoundError):  # it may go meanwhile
+                used += path.stat().st_size
         if used + more_bytes > self._max_bytes:
             raise ApiError(429, f"file search stores may have {self._max_bytes} bytes together; delete some first")
 
@@ -190,20 +193,23 @@ class Stores:
 
     def tidy(self) -> None:
         """Remove what no record speaks of."""
-        self.folder.mkdir(exist_ok=True, mode=0o700)
-        known = {row[0] for row in self._state.run("SELECT id FROM records WHERE kind = ?", KIND)}
-        for folder in self.folder.iterdir():
-            if folder.name not in known:
-                shutil.rmtree(folder, ignore_errors=True)
-                continue
-            store = self._state.get(KIND, folder.name, None)
-            there = {within(document.id) for document in self.documents(store)}
-            for path in (folder / "documents").iterdir():
-                if f"documents/{path.name}" not in there:
-                    path.unlink()
-            with self.index(store) as index:
-                index.store.forget([path for path in index.store.files() if path not in there])
-                index.store.sweep()
+        with self._lock:
+            self.folder.mkdir(exist_ok=True, mode=0o700)
+            known = {row[0] for row in self._state.run("SELECT id FROM records WHERE kind = ?", KIND)}
+            for folder in self.folder.iterdir():
+                if folder.name in known:
+                    self._tidy(self._state.get(KIND, folder.name, None))
+                else:
+                    shutil.rmtree(folder, ignore_errors=True)
+
+    def _tidy(self, store: Record) -> None:
+        there = {within(document.id) for document in self.documents(store)}
+        for path in (self.folder / store.id).glob("documents/*"):
+            if within(path.name) not in there:
+                path.unlink()
+        with suppress(ApiError), self.index(store) as index:
+            index.store.forget([path for path in index.store.files() if path not in there])
+            index.store.sweep()
 
 
 def documents_of(store_id: str) -> str:

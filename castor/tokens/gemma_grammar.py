@@ -64,7 +64,8 @@ class _Grammar:
     """Rules of schemas, each made once."""
 
     def __init__(self, special: Callable[[str], int]) -> None:
-        self._special, self._names, self._root = special, dict[str, str](), {}
+        self._special, self._names = special, dict[str, str]()
+        self._root: Any = {}
         self.rules: list[str] = []
         self._where = ""
 
@@ -96,7 +97,7 @@ class _Grammar:
 
     def _written(self, schema: Mapping[str, Any]) -> str:
         if "$ref" in schema:
-            return self._rule(self._referred(schema["$ref"]))
+            return self._rule(self._referred(schema))
         if schema.get("nullable"):
             return f'{self._rule({key: value for key, value in schema.items() if key != "nullable"})} | "null"'
         for key in ("anyOf", "oneOf"):
@@ -180,13 +181,18 @@ class _Grammar:
             raise self._wrong(f"{key}={value!r:.40} (up to {MAX_ITEMS})")
         return int(value)
 
-    def _referred(self, reference: Any) -> Any:
-        found: Any = self._root
-        for step in str(reference).removeprefix("#").split("/")[1:]:
-            found = found.get(step) if isinstance(found, Mapping) else None
-        if found is None or not str(reference).startswith("#/"):
-            raise self._wrong(f"$ref {reference!r:.60}, which leads nowhere")
-        return found
+    def _referred(self, schema: Any) -> Any:
+        """The schema that a reference leads to, over others."""
+        passed: list[str] = []
+        while isinstance(schema, Mapping) and "$ref" in schema:
+            reference, found = str(schema["$ref"]), self._root
+            for step in reference.removeprefix("#").split("/")[1:]:
+                found = found.get(step) if isinstance(found, Mapping) else None
+            if found is None or not reference.startswith("#/") or reference in passed:
+                raise self._wrong(f"$ref {reference!r:.60}, which leads nowhere")
+            passed.append(reference)
+            schema = found
+        return schema
 
     def _wrong(self, what: str) -> ValueError:
         return ValueError(f"the parameters of {self._where}: {what} cannot be held to")

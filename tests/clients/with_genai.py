@@ -1,5 +1,6 @@
 """What programs do with google-genai, any version of it, against the server in argv[1]; a JSON line of results."""
 
+import base64
 import io
 import json
 import sys
@@ -79,6 +80,43 @@ def safety():
     return reply.text is None and reply.prompt_feedback.block_reason == "SAFETY"
 
 
+def file_search():
+    stores = client.file_search_stores
+    store = stores.create(config={"display_name": "papers"})
+    config = {"mime_type": "text/plain", "display_name": "lease"}
+    config["custom_metadata"] = [{"key": "year", "numeric_value": 2031}]
+    config["chunking_config"] = {"white_space_config": {"max_tokens_per_chunk": 50, "max_overlap_tokens": 5}}
+    lease = io.BytesIO(b"The lease of the boat house ends in May.")
+    operation = stores.upload_to_file_search_store(file_search_store_name=store.name, file=lease, config=config)
+    end = time.monotonic() + 60
+    while not operation.done and time.monotonic() < end:
+        time.sleep(0.2)
+        operation = client.operations.get(operation)
+    names = [document.name for document in stores.documents.list(parent=store.name)]
+    tool = types.FileSearch(file_search_store_names=[store.name], metadata_filter="year > 2000", top_k=2)
+    config = {"tools": [types.Tool(file_search=tool)], **TEXT}
+    reply = client.models.generate_content(model="tiny", contents="when does the lease end?", config=config)
+    [chunk] = reply.candidates[0].grounding_metadata.grounding_chunks
+    found = chunk.retrieved_context.title == "lease" and reply.usage_metadata.tool_use_prompt_token_count > 0
+    stores.documents.delete(name=names[0], config={"force": True})
+    stores.delete(name=store.name)
+    return found and names == [operation.response.document_name]
+
+
+def resolutions():
+    picture = base64.b64decode(
+        "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAEElEQVR4nGP4z8AARAwQCgAf7gP9i18U1AAAAABJRU5ErkJggg=="
+    )
+    part = types.Part.from_bytes(data=picture, mime_type="image/png")
+
+    def num_tokens(level):
+        config = {"media_resolution": f"MEDIA_RESOLUTION_{level}", **TEXT}
+        reply = client.models.generate_content(model="tiny", contents=[part], config=config)
+        return reply.usage_metadata.prompt_token_count
+
+    return num_tokens("LOW") < num_tokens("MEDIUM") < num_tokens("HIGH")
+
+
 def refused():
     try:
         client.models.generate_content(model="tiny", contents="x", config={"presence_penalty": 0.5})
@@ -88,7 +126,21 @@ def refused():
 
 
 results = {}
-for check in (generate, stream, chat, json_mode, count, models, embed, files, caches, safety, refused):
+for check in (
+    generate,
+    stream,
+    chat,
+    json_mode,
+    count,
+    models,
+    embed,
+    files,
+    caches,
+    safety,
+    file_search,
+    resolutions,
+    refused,
+):
     try:
         results[check.__name__] = bool(check())
     except Exception as error:

@@ -36,6 +36,23 @@ const checks = {
     const file = await google.files.upload({ file: new Blob(["{}"]), config: { mimeType: "application/jsonl" } });
     return (await google.files.get({ name: file.name })).sizeBytes === "2";
   },
+  async googleFileSearch() {
+    const store = await google.fileSearchStores.create({ config: { displayName: "papers" } });
+    const lease = new Blob(["The lease of the boat house ends in May."]);
+    const config = { mimeType: "text/plain", displayName: "lease" };
+    let operation = await google.fileSearchStores.uploadToFileSearchStore({
+      fileSearchStoreName: store.name, file: lease, config,
+    });
+    for (let tries = 0; !operation.done && tries < 300; tries++) {
+      await new Promise((resolve) => setTimeout(resolve, 200));
+      operation = await google.operations.get({ operation });
+    }
+    const tools = [{ fileSearch: { fileSearchStoreNames: [store.name] } }];
+    const reply = await google.models.generateContent({ model: "tiny", contents: "the lease?", config: { tools } });
+    const [chunk] = reply.candidates[0].groundingMetadata.groundingChunks;
+    await google.fileSearchStores.delete({ name: store.name, config: { force: true } });
+    return chunk.retrievedContext.title === "lease" && reply.usageMetadata.toolUsePromptTokenCount > 0;
+  },
   async googleCaches() {
     const config = { contents: "how many ".repeat(20), ttl: "60s" };
     const made = await google.caches.create({ model: "tiny", config });
