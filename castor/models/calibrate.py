@@ -50,7 +50,12 @@ def pack_calibrated(
 
         def packer(name: str, weight: torch.Tensor, bits: int, known: dict = moments) -> tuple:
             moment_DD = known.get(_asked(name))
-            return nearest(name, weight, bits) if moment_DD is None else compensated(weight, moment_DD, bits)
+            if moment_DD is None:
+                return nearest(name, weight, bits)
+            try:
+                return compensated(weight, moment_DD, bits)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
 
         pack_decoder(model, config, packer, chosen=set(modules))
         done += len(layers)
