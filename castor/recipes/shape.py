@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from castor.models.codec import CodecConfig
-from castor.models.config import ModelConfig
+from castor.models.config import AudioConfig, ModelConfig, VisionConfig
 from castor.models.decoder import Decoder
 from castor.models.sizes import SIZES
 from castor.nn.quantizer import init_code_rows
@@ -37,7 +37,7 @@ class ShapeConfig:
 def model_config(size: str, shape: ShapeConfig, space: IdSpace, renderer: RenderConfig) -> ModelConfig:
     """The size's config with a run's vocabulary, media and shape; ValueError for a width that is not whole heads."""
     config = SIZES[size]
-    assert config.vision is not None and config.audio is not None, "every size sees and hears"
+    assert isinstance(config.vision, VisionConfig) and isinstance(config.audio, AudioConfig), "no size has towers"
     text, width = config.text, shape.width or config.text.hidden_size
     if width * text.num_attention_heads % text.hidden_size or width * text.num_key_value_heads % text.hidden_size:
         raise ValueError(f"shape.width={width} does not make whole heads, as {text.hidden_size} does in {size}")
