@@ -1,6 +1,6 @@
 """One job of `bench/study.py`, in a process of its own: `python bench/study_row.py JOB.json`.
 
-A job is {"asked": {"do": a key of JOBS, "config": settings of a run, ...}, "result": file, "cores": [...], "threads": n}.
+A job is {"asked": {"do": a key of JOBS, "config": settings of a run, ...}, "result": file, "cores": [], "threads": n}.
 Its result is written last and whole, with what was asked.
 """
 
