@@ -66,6 +66,7 @@ class Study:
         self.base = override(
             RunConfig(
                 processes=1,
+                num_workers=int(args.threads > 1),  # on one core nothing is made ahead
                 breadth=0.375,  # as in a speedrun of 15 minutes
                 codec_steps=args.codec_steps,
                 tokenizer_examples=args.tokenizer_examples,

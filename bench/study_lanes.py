@@ -39,13 +39,18 @@ class Job:
     def cost(self) -> float:
         return self.step_cost * max(1, self.steps)
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """All that its result depends on, as JSON values."""
+        return {"do": self.do, "config": to_dict(self.config), **self.more}
+
     def result(self) -> dict[str, Any] | None:
         """What it came to; None where it is not done. ValueError where that was done with other settings."""
         path = self.folder / "result.json"
         if not path.exists():
             return None
         found = load_json(path)
-        if found["config"] != to_dict(self.config):
+        if found["asked"] != self.asked:
             raise ValueError(f"{path} was made with other settings; give them again, or another --out")
         return found
 
@@ -64,10 +69,10 @@ class Lanes:
     threads: int = 1
 
     def cores(self, lane: int) -> list[int]:
-        """The cores of a lane; none, which is any, where it is the only one."""
-        there = sorted(os.sched_getaffinity(0))
-        if self.count == 1:
+        """The cores of a lane; none, which is any, where it is the only one, or the system does not pin."""
+        if self.count == 1 or not hasattr(os, "sched_getaffinity"):
             return []
+        there = sorted(os.sched_getaffinity(0))
         if self.count * self.threads > len(there):
             raise ValueError(f"--lanes {self.count} of {self.threads} threads are more than {len(there)} cores")
         return there[lane * self.threads : (lane + 1) * self.threads]
@@ -107,8 +112,8 @@ class Lanes:
     def _start(self, job: Job, lane: int) -> subprocess.Popen[bytes]:
         folder, threads = job.folder, str(self.threads)
         folder.mkdir(parents=True, exist_ok=True)
-        order = {"do": job.do, "config": to_dict(job.config), "result": str(folder / "result.json"), **job.more}
-        save_json(folder / "job.json", {**order, "cores": self.cores(lane), "threads": self.threads})
+        how = {"result": str(folder / "result.json"), "cores": self.cores(lane), "threads": self.threads}
+        save_json(folder / "job.json", {"asked": job.asked, **how})
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS")
         with open(folder / "log.txt", "ab") as log:
             return subprocess.Popen(

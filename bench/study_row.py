@@ -1,6 +1,7 @@
 """One job of `bench/study.py`, in a process of its own: `python bench/study_row.py JOB.json`.
 
-A job is {"do": a key of JOBS, "config": settings of a run, "result": file, ...}. Its result is written last and whole.
+A job is {"asked": {"do": a key of JOBS, "config": settings of a run, ...}, "result": file, "cores": [], "threads": n}.
+Its result is written last and whole, with what was asked.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ SHARED_FILES = {"tokenizer": ("tokenizer.model",), "codec": ("codec.safetensors"
 BATCH_SIZE = 16
 
 
-def make_tokenizer(config: RunConfig, job: dict[str, Any]) -> dict[str, Any]:
+def make_tokenizer(config: RunConfig, asked: dict[str, Any]) -> dict[str, Any]:
     """The tokenizer that rows share."""
     from castor.recipes.pipeline import Run
 
@@ -45,7 +46,7 @@ def make_tokenizer(config: RunConfig, job: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def make_codec(config: RunConfig, job: dict[str, Any]) -> dict[str, Any]:
+def make_codec(config: RunConfig, asked: dict[str, Any]) -> dict[str, Any]:
     """The image codec that rows share, and how well it repaints held-out drawings."""
     from castor.models.codec import ImageCodec
     from castor.recipes.pipeline import Run
@@ -57,28 +58,28 @@ def make_codec(config: RunConfig, job: dict[str, Any]) -> dict[str, Any]:
     return measure_codec(ImageCodec.load(config.out), drawings)
 
 
-def measure_speed(config: RunConfig, job: dict[str, Any]) -> dict[str, Any]:
+def measure_speed(config: RunConfig, asked: dict[str, Any]) -> dict[str, Any]:
     """Seconds of a training step of the real loop here."""
     from castor.recipes.pipeline import Run
     from castor.train.calibrate import seconds_per_step
     from castor.train.fit import FitConfig
     from castor.train.objective import next_token
 
-    take_shared(config, job)
+    take_shared(config, asked)
     run = Run(config)
     loss = next_token(run.decoder(), run.space().first_code, config.code_weight)
     trial = FitConfig(optim=config.optim, precision="bfloat16" if run.precision == "bfloat16" else "float32")
     return {"step_s": seconds_per_step(run.decoder(), loss, run.loader("pretrain", 10_000).batches, trial)}
 
 
-def measure_shares(config: RunConfig, job: dict[str, Any]) -> dict[str, Any]:
+def measure_shares(config: RunConfig, asked: dict[str, Any]) -> dict[str, Any]:
     """Share of the tokens of a whole run that each modality has, from batches drawn all along it."""
     from castor.recipes.pipeline import STRETCHES, Run
 
-    take_shared(config, job)
+    take_shared(config, asked)
     run, tokens = Run(config), Counter[str]()
     for stage, (start, end) in STRETCHES.items():
-        num_drawn = round(job["batches"] * (end - start))
+        num_drawn = round(asked["batches"] * (end - start))
         loader = run.loader(stage, num_drawn)
         for index in range(num_drawn):
             tokens.update(loader.make(index).stats.tokens)
@@ -86,7 +87,7 @@ def measure_shares(config: RunConfig, job: dict[str, Any]) -> dict[str, Any]:
     return {name: sum(tokens[task] for task in tasks) / total for name, tasks in MODALITIES.items()}
 
 
-def train_row(config: RunConfig, job: dict[str, Any]) -> dict[str, Any] | None:
+def train_row(config: RunConfig, asked: dict[str, Any]) -> dict[str, Any] | None:
     """A whole run on the shared tokenizer and codec, then its losses and scores on held-out examples."""
     import castor
     from castor.log import read_metrics
@@ -94,7 +95,7 @@ def train_row(config: RunConfig, job: dict[str, Any]) -> dict[str, Any] | None:
     from castor.train.fit import STATE_FILE
     from castor.train.optim import count_parameters
 
-    take_shared(config, job)
+    take_shared(config, asked)
     if run_pipeline(config) is None:
         return None
     folder = Path(config.out)
@@ -106,21 +107,21 @@ def train_row(config: RunConfig, job: dict[str, Any]) -> dict[str, Any] | None:
         "tokens": sum(row["tokens"] for row in steps),
         "train_s": round(sum(row["step_s"] for row in steps), 1),
         "losses": {
-            task: losses(model, world, task, job["held_out"]) for tasks in MODALITIES.values() for task in tasks
+            task: losses(model, world, task, asked["held_out"]) for tasks in MODALITIES.values() for task in tasks
         },
-        "scores": scores(model, world, job["scores"]),
+        "scores": scores(model, world, asked["scores"]),
     }
     for stage in STRETCHES:
         (folder / stage / STATE_FILE).unlink()  # only the row's end is compared; three times the model each
     return result
 
 
-def take_shared(config: RunConfig, job: dict[str, Any]) -> None:
+def take_shared(config: RunConfig, asked: dict[str, Any]) -> None:
     """Lay the shared tokenizer and codec in the row's folder, where the run finds them made."""
     Path(config.out).mkdir(parents=True, exist_ok=True)
     for kind, names in SHARED_FILES.items():
         for name in names:
-            shutil.copyfile(Path(job[kind]) / name, Path(config.out) / name)
+            shutil.copyfile(Path(asked[kind]) / name, Path(config.out) / name)
 
 
 def held_out_world(config: RunConfig) -> World:
@@ -193,10 +194,10 @@ def main(path: str) -> None:
     from castor.runtime import prepare_cpu
 
     prepare_cpu(job["threads"])
-    config = from_dict(RunConfig, job["config"])
-    result = JOBS[job["do"]](config, job)
+    asked = job["asked"]
+    result = JOBS[asked["do"]](from_dict(RunConfig, asked["config"]), asked)
     if result is not None:
-        save_json(job["result"], {**result, "config": job["config"]})
+        save_json(job["result"], {**result, "asked": asked})
 
 
 if __name__ == "__main__":

@@ -83,7 +83,8 @@ def effort(rows: Rows) -> str:
     """What each row was trained on, and for how long."""
     lines = []
     for name, result in rows:
-        steps = result["config"]["pretrain_steps"] + result["config"]["tune_steps"]
+        config = result["asked"]["config"]
+        steps = config["pretrain_steps"] + config["tune_steps"]
         rate = result["tokens"] / result["train_s"]
         parameters, tokens = f"{result['parameters'] / 1e6:.2f}M", f"{result['tokens'] / 1e6:.3f}M"
         lines.append([name, parameters, f"{steps}", tokens, f"{result['train_s']:.0f}", f"{rate:,.0f}"])
