@@ -28,6 +28,7 @@ from castor.recipes.pipeline import RunConfig
 from castor.tokens.pack import collate
 from castor.tokens.render import RenderConfig, Renderer
 from castor.tokens.sequence import Sequence
+from castor.tokens.space import CONFIG_IDS
 from castor.tokens.text import Tokenizer
 from castor.tokens.vision import patchify, unpatchify
 from castor.train.objective import next_token
@@ -57,8 +58,10 @@ def built(
     render = rendered_for(RenderConfig(), vision, audio)
     config = sized("atom", render, vision, audio)
     changes |= {"vocab_size": base.space.vocab_size, "num_hidden_layers": 2, "layer_types": None, "sliding_window": 24}
+    changes |= {"eos_token_id": base.space.special("<turn|>")}
     text = dataclasses.replace(config.text, **changes)
-    decoder = Decoder(dataclasses.replace(config, text=text)).init_weights(0)
+    ids: Any = {name: base.space.special(token) for name, token in CONFIG_IDS.items()}
+    decoder = Decoder(dataclasses.replace(config, text=text, **ids)).init_weights(0)
     return decoder, Renderer(tokenizer, base.space, render)
 
 

@@ -6,10 +6,9 @@ Tensors come as views of the mapped file, so that weights kept in their saved ty
 
 from __future__ import annotations
 
-import ctypes
 import json
 import mmap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -23,7 +22,6 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 KINDS = FLOATS | {"U8": torch.uint8}  # with the codes of packed weights
 MAX_HEADER_BYTES = 100_000_000
-HUGE_PAGE = 2 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,10 +114,7 @@ class MappedFile:
             return torch.empty(saved.shape, device=device, dtype=dtype)
         view = torch.frombuffer(self._map, dtype=KINDS[saved.dtype], count=count, offset=saved.begin)
         view = view.view(saved.shape)
-        if torch.device(device).type == "cpu" and dtype != view.dtype:
-            tensor = empty(saved.shape, dtype).copy_(view)
-        else:
-            tensor = view.to(device=device, dtype=dtype)
+        tensor = view.to(device=device, dtype=dtype)
         if tensor.data_ptr() != view.data_ptr():
             self.forget(saved)
         return tensor
@@ -130,17 +125,3 @@ class MappedFile:
         last = saved.end // mmap.PAGESIZE * mmap.PAGESIZE
         if last > first and hasattr(self._map, "madvise"):
             self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
-
-
-def empty(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-    """A tensor that is not filled yet, on the CPU; a large one in huge pages where the system has them.
-
-    Its first touch then faults once for 512 small pages, which takes as long as converting what is written to it.
-    """
-    num_bytes = prod(shape) * dtype.itemsize
-    if num_bytes < 8 * HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty(tuple(shape), dtype=dtype)
-    room = mmap.mmap(-1, num_bytes + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    room.madvise(mmap.MADV_HUGEPAGE)
-    start = -ctypes.addressof(ctypes.c_char.from_buffer(room)) % HUGE_PAGE
-    return torch.frombuffer(room, dtype=dtype, count=prod(shape), offset=start).view(tuple(shape))

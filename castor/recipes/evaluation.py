@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from castor.content import Image, Message
+from castor.content import Audio, Document, Image, Message, Video
 from castor.diorama.parse import caption_f1, drawing_f1
 from castor.diorama.speech import speech_available
 from castor.diorama.spoken import NEEDS_SPEECH
@@ -39,7 +39,7 @@ def evaluate_model(
     """
     real, told = real_examples(data or "", limit)  # first, as it may be refused
     say(told)
-    examples = world_examples(limit, seed, say) | real
+    examples = readable(model, world_examples(limit, seed, say) | real, say)
     examples["reconstruction"] = reconstruction_examples(limit, seed)
     settings = {"limit": limit, "seed": seed, "hardware": hardware(), "diorama": "test split"}
     settings["codec"] = codec_figures(model, examples)
@@ -67,6 +67,20 @@ def world_examples(limit: int, seed: int, say: Callable[[str], None] = print) ->
     world = World(seed=seed, split="test", speech=speech)
     names = [name for name in WORLD_WEIGHTS if speech or name not in NEEDS_SPEECH]
     return {name: [world.example(name, index) for index in range(limit)] for name in names}
+
+
+def readable(
+    model: Model, examples: dict[str, list[Example]], say: Callable[[str], None] = print
+) -> dict[str, list[Example]]:
+    """The tasks whose prompts this model can read: some published ones are deaf, or know text alone."""
+    config = model.decoder.config
+    senses = {Image: config.vision, Video: config.vision, Document: config.vision, Audio: config.audio}
+    lacked = tuple(part for part, sense in senses.items() if sense is None)
+    parts = {task: [p for e in given for m in e.prompt for p in m.parts] for task, given in examples.items()}
+    left_out = [task for task in examples if any(isinstance(part, lacked) for part in parts[task])]
+    if left_out:
+        say(f"this model cannot read what these are about, so they are left out: {', '.join(left_out)}")
+    return {task: given for task, given in examples.items() if task not in left_out}
 
 
 def reconstruction_examples(limit: int, seed: int) -> list[Example]:
