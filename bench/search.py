@@ -63,7 +63,7 @@ def own_vectors(path: Path, count: int, model: str) -> str:
     index = 0
     while len(sentences) < count:
         pair = source.at(index)
-        sentences |= dict.fromkeys(part.text for side in (pair.query, pair.target) for part in side.parts)  # ty: ignore
+        sentences |= dict.fromkeys(part.text for side in (pair.query, pair.target) for part in side.parts)
         index += 1
     texts = list(sentences)[:count]
     parts = [embedder.embed(*texts[at : at + 4096]).numpy() for at in range(0, count, 4096)]
