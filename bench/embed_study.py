@@ -87,6 +87,10 @@ def trained(name: str, arguments: argparse.Namespace, folder: Path) -> Any:
         return model
     if name in BLENDS:
         model, other = (load(find_folder(at), device="cpu") for at in (arguments.model, arguments.blend))
+        if model.tokenizer.model != other.tokenizer.model:
+            raise SystemExit(
+                f"{arguments.blend} has another tokenizer than {arguments.model}: it came from another run"
+            )
         start, end = with_embedding_head(model.decoder, SHORT[0]).state_dict(), other.decoder.state_dict()
         head = "language_model.embedding_projection.weight"
         mixed = average([start | {head: end[head]}, end], [1.0 - BLENDS[name], BLENDS[name]])

@@ -144,8 +144,8 @@ class Decoder(nn.Module):
         """`hidden`, seen both ways, with the changes that hold where vectors are made."""
         if self.vector_adapters is None:
             return self.hidden(batch, bidirectional=True)
-        own = {name: tensor for name, tensor in (*self.named_parameters(), *self.named_buffers())}
-        own = {name: tensor for name, tensor in own.items() if not name.startswith("vector_adapters.")}
+        tensors = (*self.named_parameters(), *self.named_buffers())
+        own = {name: tensor for name, tensor in tensors if not name.startswith("vector_adapters.")}
         twin = self._twin[0]
         return hidden_with(own | self.vector_adapters.changed(self), twin, twin.hidden, batch)
 
