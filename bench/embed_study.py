@@ -26,6 +26,8 @@ from castor.runtime import before_torch
 
 BASE: dict[str, Any] = {"generation": 0.4, "soup": 3}
 LOW_RATE = {"learning_rate": 5e-4, "other_learning_rate": 2.5e-4}
+FAST = {"learning_rate": 8e-3, "other_learning_rate": 4e-3}
+ALONE = {"generation": 0.0, "optim": {"learning_rate": 4e-3, "other_learning_rate": 2e-3}}  # of adapters
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "recipe": ("all ingredients, writing in 0.4 of the steps", {}),
     "no-task-words": ("no words of tasks, in training or questions", {"task_strings": 0.0}),
@@ -49,8 +51,9 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "low-rate": ("a quarter of the rate", {"optim": LOW_RATE}),
     "last-2-layers": ("two layers and the head learn, no writing", {"generation": 0.0, "last_layers": 2}),
-    "adapters": ("adapters of rank 16 that hold for vectors alone", {"generation": 0.0, "adapters": 16}),
-    "adapters-64": ("adapters of rank 64", {"generation": 0.0, "adapters": 64}),
+    "adapters": ("adapters of rank 16 that hold for vectors alone", {**ALONE, "adapters": 16}),
+    "adapters-64": ("adapters of rank 64", {**ALONE, "adapters": 64}),
+    "adapters-fast": ("adapters of rank 16 at twice the rate", {**ALONE, "adapters": 16, "optim": FAST}),
 }
 BLENDS = {f"blend-{share}": share for share in (0.3, 0.5, 0.7)}  # share of --blend, the rest of --model
 WRITTEN = {
@@ -87,6 +90,10 @@ def trained(name: str, arguments: argparse.Namespace, folder: Path) -> Any:
         return model
     if name in BLENDS:
         model, other = (load(find_folder(at), device="cpu") for at in (arguments.model, arguments.blend))
+        if model.tokenizer.model != other.tokenizer.model:
+            raise SystemExit(
+                f"{arguments.blend} has another tokenizer than {arguments.model}: it came from another run"
+            )
         start, end = with_embedding_head(model.decoder, SHORT[0]).state_dict(), other.decoder.state_dict()
         head = "language_model.embedding_projection.weight"
         mixed = average([start | {head: end[head]}, end], [1.0 - BLENDS[name], BLENDS[name]])

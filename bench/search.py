@@ -1,6 +1,7 @@
 """Searching among many vectors: recall of the exact ten nearest, milliseconds a question, memory; every form beside.
 
     python bench/search.py --count 1000000 --threads 2
+    python bench/search.py --own 50000               vectors that a model makes of so many sentences
     python bench/search.py --vectors mine.npy        rows of one's own, of length 1, the last --queries as questions
 
 Whole vectors lie in a file in 16-bit floats, mapped, as an index keeps them; what a form holds in memory beside them is
@@ -50,6 +51,24 @@ def given(source: str, path: Path, num_queries: int) -> tuple[Any, np.ndarray]:
         mapped[at : at + CHUNK] = vectors[at : min(at + CHUNK, len(mapped))]
     mapped.flush()
     return np.load(path, mmap_mode="r"), np.array(vectors[-num_queries:], np.float32)
+
+
+def own_vectors(path: Path, count: int, model: str) -> str:
+    """Vectors of `count` different sentences about pictures in six languages, in a file."""
+    import castor
+    from castor.diorama.pairs import WorldPairs
+
+    embedder, source = castor.load(model, device="cpu"), WorldPairs("translated", 0, "test")
+    sentences: dict[str, None] = {}
+    index = 0
+    while len(sentences) < count:
+        pair = source.at(index)
+        sentences |= dict.fromkeys(part.text for side in (pair.query, pair.target) for part in side.parts)
+        index += 1
+    texts = list(sentences)[:count]
+    parts = [embedder.embed(*texts[at : at + 4096]).numpy() for at in range(0, count, 4096)]
+    np.save(path, np.concatenate(parts))
+    return str(path)
 
 
 def measured(form: str, vectors: Any, queries_QE: np.ndarray, wanted: np.ndarray, k: int) -> dict[str, float]:
@@ -104,6 +123,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--neighbours", type=int, default=10)
     parser.add_argument("--vectors", metavar="FILE.npy")
+    parser.add_argument("--own", type=int, metavar="N", help="vectors of N sentences instead, by --model")
+    parser.add_argument("--model", default="atom-vectors")
     parser.add_argument("--forms", default=",".join(FORMS), help="comma-separated")
     arguments = parser.parse_args()
     import torch
@@ -114,6 +135,8 @@ def main() -> None:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.threads])
     with tempfile.TemporaryDirectory(prefix="castor-bench-") as folder:
         path = Path(folder) / "vectors.npy"
+        if arguments.own:
+            arguments.vectors = own_vectors(Path(folder) / "own.npy", arguments.own, arguments.model)
         if arguments.vectors:
             rows, queries_QE = given(arguments.vectors, path, arguments.queries)
         else:

@@ -22,6 +22,7 @@ from castor.engine.model import Model, load
 from castor.log import read_metrics
 from castor.models.decoder import Decoder
 from castor.models.extend import with_embedding_head, with_vector_adapters
+from castor.models.packing import PackConfig, pack_decoder
 from castor.recipes.curriculum import world_sources
 from castor.recipes.embedding import EmbedConfig, run_embedding, soup_marks
 from castor.recipes.mining import filtered_pairs, fused, neighbours
@@ -237,6 +238,9 @@ def test_changed_matrices_are_low_rank_sums() -> None:
     assert (ours - before).abs().amax(1).min() > 1e-3
     with pytest.raises(ValueError, match="embedding_rank=5: this model has"):
         with_vector_adapters(adapted, 5)
+    pack_decoder(adapted, PackConfig(bits=8, table_bits=8))
+    packed = Model(adapted, renderer, None).embed("red circle", [picture, "in blue"], [sound])
+    assert (packed * ours).sum(1).min() > 0.99
 
 
 def test_it_ends_in_writing_and_learns_from_a_teacher(base: Path, tmp_path: Path) -> None:

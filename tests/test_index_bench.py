@@ -29,6 +29,14 @@ def test_search_is_measured() -> None:
         assert float(line.split("recall@10")[1].split()[0]) >= (1.0 if form == "exact" else 0.5)
 
 
+def test_search_is_measured_on_vectors_of_a_model() -> None:
+    told = said(str(BENCH / "search.py"), "--own", "600", "--queries", "8", "--threads", "1", "--forms", "int8,bits")
+    assert "592 x 256 float16" in told
+    for form in ("int8", "bits"):
+        (line,) = [line for line in told.splitlines() if line.startswith(form)]
+        assert float(line.split("recall@10")[1].split()[0]) >= 0.9
+
+
 def test_indexing_is_measured(tmp_path: Path) -> None:
     model = write_model(tmp_path / "model")
     command = (str(BENCH / "index.py"), "--files", "12", "--model", str(model), "--threads", "1", "--readers", "1")

@@ -21,7 +21,7 @@ from castor.models.embedders import MediaProjection, PatchEmbedder
 from castor.models.spans import clip_numbers
 from castor.models.stems import ConvFrameEmbedder, ConvPatchEmbedder
 from castor.models.text_config import FULL, SLIDING, TextConfig
-from castor.models.vector_adapters import VectorAdapters, hidden_with
+from castor.models.vector_adapters import VectorAdapters, hidden_with, tensors_like
 from castor.models.vision_tower import VisionTower, VisionTowerConfig
 from castor.nn.attention import Attention, KeysValues, LayerContext, TokenPlaces, attention_mask
 from castor.nn.block import Block, FeedForward
@@ -144,10 +144,9 @@ class Decoder(nn.Module):
         """`hidden`, seen both ways, with the changes that hold where vectors are made."""
         if self.vector_adapters is None:
             return self.hidden(batch, bidirectional=True)
-        own = {name: tensor for name, tensor in (*self.named_parameters(), *self.named_buffers())}
-        own = {name: tensor for name, tensor in own.items() if not name.startswith("vector_adapters.")}
         twin = self._twin[0]
-        return hidden_with(own | self.vector_adapters.changed(self), twin, twin.hidden, batch)
+        own = tensors_like(twin, self)
+        return hidden_with(own | self.vector_adapters.changed(own), twin, twin.hidden, batch)
 
     def project_vectors(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
         """Hidden vectors -> what the mean over a document is taken of, [B, T, E]."""

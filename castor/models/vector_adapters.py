@@ -39,22 +39,27 @@ class VectorAdapters(nn.Module):
             down.copy_(torch.empty(down.shape).uniform_(-bound, bound, generator=generator))
             up.zero_()
 
-    def changed(self, decoder: nn.Module) -> dict[str, torch.Tensor]:
-        """The matrices as they act where vectors are made, by name; ValueError where these are packed."""
+    def changed(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The matrices among these as they act where vectors are made, by name."""
         found = {}
         with torch.autocast(self.lora_A[0].device.type, enabled=False):
             for name, down, up in zip(self.names, self.lora_A, self.lora_B, strict=True):
-                layer = decoder.get_submodule(name)
-                if not isinstance(layer, nn.Linear | MatrixConv):
-                    raise ValueError("this model's vectors need whole weights beside its adapters; these are packed")
+                weight_FD = tensors[f"{name}.weight"]
                 change_FD = SCALE * (up.float() @ down.float())
-                found[f"{name}.weight"] = (layer.weight.float() + change_FD).to(layer.weight.dtype)
+                found[f"{name}.weight"] = (weight_FD.float() + change_FD).to(weight_FD.dtype)
         return found
 
 
 def _is_adapted(name: str, module: nn.Module) -> bool:
     """Whether it is a matrix other than the head, which is for vectors alone anyway."""
     return isinstance(module, nn.Linear | MatrixConv) and name != "language_model.embedding_projection"
+
+
+def tensors_like(twin: nn.Module, decoder: nn.Module) -> dict[str, torch.Tensor]:
+    """What `decoder` has for each of the twin's tensors, by name; packed matrices are unpacked for the asking."""
+    names = [name for name, _ in (*twin.named_parameters(), *twin.named_buffers())]
+    places = ((name, *name.rpartition(".")[::2]) for name in names)
+    return {name: getattr(decoder.get_submodule(path), leaf) for name, path, leaf in places}
 
 
 class _SeesBothWays(nn.Module):

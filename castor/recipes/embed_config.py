@@ -23,7 +23,7 @@ class EmbedConfig:
     data: str = ""  # folder of real data; empty: the variable CASTOR_DATA, or Diorama alone
     tasks: tuple[str, ...] = ()  # kinds of pairs that are learned (`pairs.py`); empty: all that can be made here
     pre_share: float = 0.3  # of the run in pre-fine-tuning; 0 leaves it out
-    generation: float = 0.0  # share of the steps that go on writing; 0: staged, else joint
+    generation: float = 0.0  # share of the steps that go on writing
     write_share: float = 0.0  # of the run, at its end, in writing alone
     adapters: int = 0  # rank of changes that hold only where vectors are made, all else frozen; 0: every weight learns
     last_layers: int = 0  # so many last layers and the head learn, all else is frozen; 0: every weight learns

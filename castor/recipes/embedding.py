@@ -190,7 +190,8 @@ class EmbedRun:
         """Pairs from the answers of the model that the run begins with."""
         real, _ = real_sources(self.config.data)
         sources = mixture(self.config.seed, real).sources
-        return synthetic_pairs(load(self.base), sources, self.config.synthetic, self.folder / "synthetic", self.say)
+        model = load(self.base, device=self.device)
+        return synthetic_pairs(model, sources, self.config.synthetic, self.folder / "synthetic", self.say)
 
     def train(self, stage: str) -> bool:
         """One stage; False where Ctrl-C ended it early."""
