@@ -4,10 +4,9 @@
 
 Both sides answer the same prompts, every second one with a picture, with answers of 8 to 64 tokens, greedily, in
 float32. `transformers` answers them in batches of fixed members (padded, as long as the longest answer takes); the
-engine lets requests join and leave. Its continuous batching takes no pictures: a table of its own has the same number
-of questions in text alone ("as it comes": its default settings, one manager kept for all rounds). The model has the
-shape of `atom` with linear patches, which `transformers` has too, with random weights; the shipped `atom` goes through
-the engine as well. Only tokens that were asked for count.
+engine lets requests join and leave. Its continuous batching takes no pictures: see together.py. The model has the shape
+of `atom` with linear patches, which `transformers` has too, with random weights; the shipped `atom` goes through the
+engine as well. Only tokens that were asked for count.
 `--processor-time` measures seconds of the processor with one thread, for a machine that is busy.
 """
 
@@ -85,42 +84,6 @@ def theirs(peer: Any, renderer: Any, asked: list[tuple[list[Any], int]], num_row
         answers = ids_BT[:, inputs["input_ids"].shape[1] :].tolist()
         said += [ids[:most] for ids, (_, most) in zip(answers, batch, strict=True)]
     return said
-
-
-def continuous(manager: Any, renderer: Any, asked: list[tuple[list[Any], int]]) -> list[list[int]]:
-    """The same by their continuous batching, all at once; text alone."""
-    said: dict[str, list[int]] = {}
-    names = [
-        manager.add_request(renderer.encode(messages, reply=True).ids_T.tolist(), max_new_tokens=most)
-        for messages, most in asked
-    ]
-    while len(said) < len(asked):
-        result = manager.get_result(timeout=60)
-        assert result is not None and result.error is None, f"continuous batching failed: {result}"
-        if result.is_finished():
-            said[result.request_id] = result.generated_tokens
-    return [said[name] for name in names]
-
-
-def continuous_table(peer: Any, linear: Any, count: int, rounds: int, clock: Callable[[], float]) -> None:
-    """Print tokens a second of text requests at once, by their continuous batching and by the engine."""
-    import transformers
-
-    asked = conversations(count, ("arithmetic", "translation", "reasoning"))
-    greedy = transformers.GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0)
-    found: dict[str, list[float]] = {"transformers, continuous batching": [], "engine": []}
-    with peer.continuous_batching_context_manager(generation_config=greedy, warmup=False) as manager:
-        sides = (lambda: continuous(manager, linear.renderer, asked), lambda: ours(linear, asked, count))
-        pairs = zip(*(answer() for answer in sides), strict=True)  # warms up, too
-        print(f"\nText alone, {count} at once; the same ids in {sum(a == b for a, b in pairs)} of {count} answers\n")
-        for _ in range(rounds):
-            for rates, answer in zip(found.values(), sides, strict=True):
-                rates.append(rate(answer, clock))
-    theirs_rate, our_rate = (statistics.median(rates) for rates in found.values())
-    print("| Side | tokens/s |\n|---|--:|")
-    for side, rates in found.items():
-        print(f"| {side} | {statistics.median(rates):,.0f} |")
-    print(f"\nratio {our_rate / theirs_rate:.1f}", flush=True)
 
 
 def left_padded(chosen: list[Any]) -> dict[str, Any]:
@@ -238,7 +201,6 @@ def main() -> None:
             f"{name} {medians['engine, linear', name] / medians['transformers, linear', name]:.2f}" for name in names
         )
     )
-    continuous_table(peer, linear, args.requests, min(2, args.rounds), clock)
 
 
 if __name__ == "__main__":

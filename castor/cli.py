@@ -16,6 +16,7 @@ from castor.cli_options import (
     demo_options,
     eval_options,
     generate_options,
+    guess_option,
     merge_options,
     model_option,
     sampling_options,
@@ -163,6 +164,7 @@ def build_parser() -> argparse.ArgumentParser:
     chat = verb("chat", run_chat, "talk with the model; /help inside lists what you can show it")
     model_option(chat)
     cache_option(chat)
+    guess_option(chat)
     sampling_options(chat)
     train = verb("train", run_train, "run a training recipe; without a name, list them", TRAIN)
     train.add_argument("recipe", nargs="?", metavar="RECIPE", help="name of a recipe")
@@ -210,7 +212,8 @@ def _load(arguments: Any) -> "Model":
 
     if sys.stderr.isatty():
         print(f"\033[2mloading {arguments.model} …\033[0m", end="\r", file=sys.stderr, flush=True)
-    model = castor.load(arguments.model, adapter=arguments.adapter, quantize=arguments.quantize, cache=arguments.cache)
+    kept = {"quantize": arguments.quantize, "cache": arguments.cache, "guess": arguments.guess}
+    model = castor.load(arguments.model, adapter=arguments.adapter, **kept)
     if sys.stderr.isatty():
         print("\033[K", end="", file=sys.stderr, flush=True)
     return model

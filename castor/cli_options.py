@@ -35,6 +35,13 @@ def cache_option(parser: Any) -> None:
     parser.add_argument("--cache", choices=("int8",), help="keep keys and values in 8 bits (default: as is computed)")
 
 
+def guess_option(parser: Any) -> None:
+    """How far an answer is guessed ahead."""
+    parser.add_argument(
+        "--guess", type=int, default=0, metavar="N", help="look up to N tokens ahead in what was said (default: 0)"
+    )
+
+
 def sampling_options(parser: Any) -> None:
     """How an answer is drawn."""
     parser.add_argument("--max-tokens", type=int, default=256, help="longest answer, in tokens (default: 256)")
@@ -52,6 +59,7 @@ def demo_options(parser: Any) -> None:
     parser.add_argument("--out", default="castor-demo.html", metavar="FILE", help="default: castor-demo.html")
     model_option(parser)
     cache_option(parser)
+    guess_option(parser)
 
 
 def prompt_options(parser: Any) -> None:
@@ -73,6 +81,7 @@ def generate_options(parser: Any) -> None:
     parser.add_argument("--out", metavar="FILE", help="where a drawn picture goes (default: drawing.png, a free name)")
     model_option(parser)
     cache_option(parser)
+    guess_option(parser)
     sampling_options(parser)
 
 
@@ -100,6 +109,7 @@ def eval_options(parser: Any) -> None:
     parser.add_argument("--records", metavar="FILE", help="also write every answer, as JSON lines")
     model_option(parser)
     cache_option(parser)
+    parser.set_defaults(guess=0)  # answers are written many at once, where guesses gain nothing
 
 
 def whole(text: str) -> int:

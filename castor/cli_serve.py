@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from castor.cli_options import cache_option, quantize_option, whole
+from castor.cli_options import cache_option, guess_option, quantize_option, whole
 
 if TYPE_CHECKING:
     from castor.server.models import Offer
@@ -50,6 +50,7 @@ def add_serve_verb(verb: Callable[..., Any]) -> None:
     parser.add_argument("--adapter", metavar="FOLDER", help="an adapter trained for the first model, put onto it")
     quantize_option(parser)
     cache_option(parser)
+    guess_option(parser)
     parser.add_argument("--name", help="the first model's name in addresses (default: as in --model, or its folder's)")
     parser.add_argument(
         "--alias", action="append", default=[], metavar="NAME", help="one more name of the first; may be repeated"
@@ -113,7 +114,8 @@ def run_serve(arguments: Any) -> None:
         raise ValueError(f"{arguments.api_key_file}: there is no key in this file")
     for name, _ in others:
         check_names((name,))
-    make = partial(_offers, path, others, config.names, arguments.adapter, arguments.quantize, arguments.cache)
+    kept = {"quantize": arguments.quantize, "cache": arguments.cache, "guess": arguments.guess}
+    make = partial(_offers, path, others, config.names, arguments.adapter, kept)
     if arguments.ray is not None:
         from castor.server.cluster import serve_replicas
 
@@ -126,17 +128,11 @@ def run_serve(arguments: Any) -> None:
 
 
 def _offers(
-    path: str,
-    others: list[tuple[str, str]],
-    names: tuple[str, ...],
-    adapter: str | None,
-    quantize: str | None,
-    cache: str | None,
+    path: str, others: list[tuple[str, str]], names: tuple[str, ...], adapter: str | None, kept: dict[str, Any]
 ) -> list[Offer]:
-    """The models in their order, of which the first is loaded at once."""
+    """The models in their order, of which the first is loaded at once; `kept` are options of `castor.load`."""
     from castor.server.models import Offer
 
-    kept = {"quantize": quantize, "cache": cache}
     first = Offer.of_name(path, names, adapter=adapter, **kept)
     first.at_once = True
     return [first, *(Offer.of_name(folder, (name,), **kept) for name, folder in others)]

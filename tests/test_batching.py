@@ -353,3 +353,40 @@ def test_closing_without_a_thread_ends_what_is_left(model: Model) -> None:
     engine.close()
     assert [request.result().reason for request in (*asked, unseen)] == ["cancelled"] * 3
     assert [len(request.said) for request in (*asked, unseen)] == [1, 0, 0]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_guesses_change_the_number_of_steps_alone(model: Model, temperature: float) -> None:
+    """Text that repeats itself, and drawings: the ids and log-probabilities of whole forwards, in fewer steps."""
+    with torch.no_grad():  # drawings become likely, and so do a few words
+        weight = model.decoder.language_model.embed_tokens.weight
+        weight[model.renderer.space.special("<|draw>")] *= 6
+        weight[model.tokenizer.encode("red circle red circle")] *= 8
+    for index, prompt in enumerate(
+        (sequence_of(model, "red circle red"), sequence_of(model, picture(), "red red red"))
+    ):
+        sampling = SamplingConfig(max_tokens=40, temperature=temperature, seed=index, logprobs=0)
+        answer = plain_answer(model, prompt, sampling)
+        steps, right = {}, {}
+        for num_guesses in (0, 2, 4):
+            engine = Engine(model, EngineConfig(cache_tokens=512, block_tokens=4, num_guesses=num_guesses))
+            request = engine.submit_tokens(prompt, sampling)
+            steps[num_guesses] = 1
+            while engine.step():
+                steps[num_guesses] += 1
+                engine.scheduler.blocks.check([request.tables for request in engine.scheduler.running])
+            same(request, answer)
+            right[num_guesses] = request.lookup.num_right
+        assert right[0] == 0 and min(right[2], right[4]) > 0
+        assert all(steps[0] - right[number] <= steps[number] < steps[0] for number in (2, 4))
+
+
+def test_guesses_are_not_made_for_many(model: Model) -> None:
+    engine = Engine(model, EngineConfig(cache_tokens=2048, num_guesses=4))
+    asked = [engine.submit_tokens(sequence_of(model, "red " * 9), SamplingConfig(max_tokens=30)) for _ in range(3)]
+    for _ in range(20):
+        engine.step()
+        assert len(engine.scheduler.running) == 3
+    assert not any(request.lookup.num_tried for request in asked)
+    with pytest.raises(ValueError, match="guess=-1"):
+        EngineConfig(num_guesses=-1)

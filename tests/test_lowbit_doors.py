@@ -125,7 +125,7 @@ def test_every_door_takes_a_cache_in_eight_bits(
     monkeypatch.setattr("castor.demo.chat._remember_lines", lambda: None)
     assert cli.main(["chat", "--model", folder, "--cache", "int8", "--max-tokens", "8"]) == 0
     assert answer in capsys.readouterr().out
-    [offer] = _offers(folder, [], ("tiny",), None, None, "int8")
+    [offer] = _offers(folder, [], ("tiny",), None, {"cache": "int8", "guess": 2})
     with serving(offer.load()) as served:
         body: dict[str, Any] = {"contents": [{"parts": [{"text": "red circle"}]}]}
         body["generationConfig"] = {"responseModalities": ["TEXT", "IMAGE"], "maxOutputTokens": 8, "temperature": 0}

@@ -101,13 +101,14 @@ def play(silent: Model, pool: list[Asked], seed: int) -> dict[str, int]:
         cache_tokens=longest + rng.choice((8, 20, 60, 200)),
         max_waiting=rng.choice((2, 100)),
         reuse_prefixes=rng.random() < 0.7,
+        num_guesses=rng.choice((0, 2, 5)),
     )
     step = 0
     engine = Engine(silent, config, clock=lambda: float(step))
     arrivals = sorted((rng.randint(0, 12), index) for index in range(len(chosen)))
     cancels = {index: rng.randint(0, 30) for index in range(len(chosen)) if rng.random() < 0.2}
     running: dict[int, Request] = {}
-    counts = {"refused": 0, "preempted": 0, "reused": 0, "cut": 0, "whole": 0}
+    counts = {"refused": 0, "preempted": 0, "reused": 0, "cut": 0, "whole": 0, "guessed": 0}
     while True:
         while arrivals and arrivals[0][0] <= step:
             index = arrivals.pop(0)[1]
@@ -144,6 +145,7 @@ def play(silent: Model, pool: list[Asked], seed: int) -> dict[str, int]:
         counts["whole" if is_whole else "cut"] += 1
         counts["preempted"] += request.num_preempted
         counts["reused"] += bool(request.num_reused)
+        counts["guessed"] += request.lookup.num_right
     assert all(
         block_pool.num_free == block_pool.num_blocks - 1 for block_pool in engine.scheduler.blocks.pools.values()
     )

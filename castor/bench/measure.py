@@ -92,6 +92,7 @@ def _round(model: Model, batch: int, context: int, tokens: int, cache_type: str)
         token_budget=PREFILL_TOKENS,
         cache_tokens=batch * (longest + 2 * EngineConfig.block_tokens),
         reuse_prefixes=False,
+        num_guesses=0,
         cache_type=cache_type,
     )
     engine = Unending(model, config)

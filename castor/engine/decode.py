@@ -137,7 +137,7 @@ class DecodeStep:
     def run(self, spans: Seq[Span]) -> torch.Tensor:
         """Logits float32 [B, V] after the last id of each; its key and value are in the store then."""
         logits_BV = torch.empty(len(spans), self.vocab_size)
-        ids, positions = np.array([(span.request.ids[-1], span.start) for span in spans], dtype=np.int64).T.copy()
+        ids, positions = np.array([(span.last_id, span.start) for span in spans], dtype=np.int64).T.copy()
         rows = _Rows(ids=ids.ctypes.data, positions=positions.ctypes.data, count=len(spans))
         rows.logits, kept = logits_BV.data_ptr(), []
         for kind in self._kinds:

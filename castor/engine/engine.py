@@ -23,7 +23,7 @@ from castor.engine.constrain import Constrainer, ConstraintError
 from castor.engine.forward import Forward, new_blocks
 from castor.engine.request import Reason, Request, Said
 from castor.engine.sample import SamplingConfig, grammar_of, pick
-from castor.engine.schedule import Scheduler
+from castor.engine.schedule import Scheduler, Span
 from castor.engine.vectors import VectorQueue
 from castor.tokens.sequence import Sequence as Tokens
 
@@ -45,12 +45,15 @@ class EngineConfig:
     max_waiting: int = 256  # requests that wait; more are refused
     block_tokens: int = 16  # tokens in a block of the cache
     reuse_prefixes: bool = True  # find beginnings of prompts that are already computed
+    num_guesses: int | None = None  # ids guessed ahead for each of few that speak; None: as the model says
     cache_type: str | None = None  # of keys and values: "model" as the layers compute, "int8"; None: as the model says
 
     def __post_init__(self) -> None:
         for name in ("max_rows", "max_waiting", "block_tokens", "cache_tokens"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
+        if self.num_guesses is not None:
+            check_guesses(self.num_guesses)
         if self.cache_type is not None:
             check_cache_type(self.cache_type)
         if self.token_budget <= self.max_rows:
@@ -61,6 +64,12 @@ def check_cache_type(name: str) -> None:
     """ValueError unless keys and values can be kept so."""
     if name not in CACHE_TYPES:
         raise ValueError(f"cache_type={name!r} is neither 'model' nor 'int8'")
+
+
+def check_guesses(number: int) -> None:
+    """ValueError for fewer than none."""
+    if number < 0:
+        raise ValueError(f"guess={number} must not be negative")
 
 
 class QueueFull(RuntimeError):
@@ -93,6 +102,7 @@ class Engine:
             max_rows=config.max_rows,
             token_budget=config.token_budget,
             reuse_prefixes=config.reuse_prefixes,
+            num_guesses=model.num_guesses if config.num_guesses is None else config.num_guesses,
         )
         can_draw = model.codec is not None
         self._grammars = {wish: grammar_of(renderer.space, may_draw=wish and can_draw) for wish in (False, True)}
@@ -212,14 +222,18 @@ class Engine:
             if spans:
                 logits_NV = self.forward.run(spans)
                 for span in spans:
-                    self.scheduler.advance(span)
-                self._say([span.request for span in spans if span.is_last], logits_NV)
+                    if span.guess is None:
+                        self.scheduler.advance(span)
+                self._say([span for span in spans if span.is_last], logits_NV)
             self.vectors.step()
             return bool(self.scheduler.running or self.scheduler.num_waiting or self._inbox or self.vectors)
 
-    def _say(self, requests: Sequence[Request], logits_NV: torch.Tensor) -> None:
-        """Choose the next id of every request, and end those that are done."""
-        for request, logits_V in zip(requests, logits_NV, strict=True):
+    def _say(self, spans: Sequence[Span], logits_NV: torch.Tensor) -> None:
+        """Choose the next id of every request, and what follows right guesses; end those that are done."""
+        for span, logits_V in zip(spans, logits_NV, strict=True):
+            request = span.request
+            if span.guess is not None and not self._was_right(span):
+                continue
             try:
                 said = self._choose(request, logits_V)
             except ConstraintError as error:
@@ -231,6 +245,17 @@ class Engine:
             request.say(said)
             if (reason := self._over(request)) is not None:
                 self._end(request, reason)
+
+    def _was_right(self, span: Span) -> bool:
+        """Whether a guess was said, so that its keys and values stay, and what follows it is known."""
+        request = span.request
+        if request.reason is not None or len(request.ids) != span.stop:  # one before it was wrong
+            return False
+        is_right = request.ids[-1] == span.guess
+        request.lookup.count(is_right=is_right)
+        if is_right:
+            self.scheduler.advance(span)
+        return is_right
 
     def _choose(self, request: Request, logits_V: torch.Tensor) -> Said:
         sampling, constraint = request.sampling, request.constraint

@@ -68,10 +68,10 @@ class Forward:
         found = {size: self._logits(batch, is_reading=size > 0) for size, batch in sorted(batches.items())}
         if len(found) == 1:
             return next(iter(found.values()))
-        of_request: dict[int, torch.Tensor] = {}
+        of_span: dict[int, torch.Tensor] = {}
         for size, logits_BV in found.items():
-            of_request |= zip((id(span.request) for span in self._due(batches[size])), logits_BV, strict=True)
-        rows = [of_request[id(span.request)] for span in self._due(spans)]
+            of_span |= zip((id(span) for span in self._due(batches[size])), logits_BV, strict=True)
+        rows = [of_span[id(span)] for span in self._due(spans)]
         return torch.stack(rows) if rows else torch.cat([*found.values()])  # of no rows
 
     def _due(self, spans: Seq[Span]) -> list[Span]:
@@ -112,7 +112,7 @@ class Forward:
 
     def _speak(self, spans: Seq[Span]) -> torch.Tensor:
         """The last id of every request; the stream after the final norm, [B, D]."""
-        ids_B1 = torch.tensor([[span.request.ids[-1]] for span in spans])
+        ids_B1 = torch.tensor([[span.last_id] for span in spans])
         batch = replace(self._nothing, ids_BT=ids_B1)  # nothing else of it is asked for
         batch = batch if self.device.type == "cpu" else batch.to(self.device)
         no_block_B1 = torch.full_like(batch.ids_BT, -1)

@@ -14,7 +14,7 @@ from castor.checkpoint import load_json, save_json, write_atomically
 from castor.config import from_dict, to_dict
 from castor.content import Message, Part
 from castor.engine.embed import embed_sequences
-from castor.engine.engine import CACHE_TYPES, Engine, EngineConfig, check_cache_type
+from castor.engine.engine import CACHE_TYPES, Engine, EngineConfig, check_cache_type, check_guesses
 from castor.engine.published import draws, load_published, save_published
 from castor.engine.request import Request
 from castor.engine.sample import SamplingConfig
@@ -50,6 +50,7 @@ def load(
     adapter: str | Path | None = None,
     quantize: str | None = None,
     cache: str | None = None,
+    guess: int = 0,
 ) -> Model:
     """The model in a folder, the shipped one of that name ("atom"), or one that `castor pull NAME` fetched.
 
@@ -57,16 +58,18 @@ def load(
     type the weights compute in: "float32" or "bfloat16". `adapter` is a folder in PEFT's layout, whose adapter is put
     into the weights. `quantize` "int4" or "int8" keeps the matrices in so many bits from then on; a folder that
     `castor quantize` wrote says so itself. `cache` "int8" keeps the keys and values of what was read and said in 8
-    bits. Raises ValueError naming what is missing.
+    bits. `guess` is how many ids are looked up ahead, in what was read and said, while one or two answers are written:
+    the same answers, sooner where they repeat something. Raises ValueError naming what is missing.
     """
     cache = cache or CACHE_TYPES[0]
     check_cache_type(cache)
+    check_guesses(guess)
     folder, device = find_folder(name), pick_device(device)
     if adapter is None:
         model = Model.load(folder, device=device, precision=precision, quantize=quantize)
     else:
         model = _adapted(folder, adapter, device, precision, quantize)
-    model.cache_type = cache
+    model.cache_type, model.num_guesses = cache, guess
     return model
 
 
@@ -113,6 +116,7 @@ class Model:
         self.decoder, self.renderer, self.codec = decoder.eval(), renderer, codec
         self.card = card or {}
         self.cache_type = CACHE_TYPES[0]  # of keys and values, unless an engine's config says
+        self.num_guesses = 0  # ids guessed ahead where few requests speak, unless an engine's config says
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -16,6 +16,7 @@ import torch
 from castor.content import Message, Part
 from castor.engine.blocks import Table
 from castor.engine.constrain import Constraint
+from castor.engine.draft import Lookup
 from castor.engine.prefix import Prefix
 from castor.engine.sample import SamplingConfig
 from castor.engine.stream import cut, part_stream
@@ -86,6 +87,7 @@ class Request:
         self.tables: dict[str, Table] = {}
         self.prefix = Prefix(sequence, block_tokens)
         self.entering: Entering | None = None
+        self.lookup = Lookup()
         self.num_reused: int | None = None
         self.num_preempted = 0
         # Who follows it.

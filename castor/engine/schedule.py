@@ -2,7 +2,8 @@
 
 A step carries the last id of every request that speaks, and in what is left of the token budget the next chunk of those
 that still read, the earliest first. A request that needs a block when none is free takes those of the latest one that
-runs, which waits again and later computes anew; the earliest never gives way, so that all of them end.
+runs, which waits again and later computes anew; the earliest never gives way, so that all of them end. Where few speak,
+guesses at what they say next may be computed behind their last id (`draft.py`), each a span of its own.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import heapq
 from typing import NamedTuple
 
 from castor.engine.blocks import Blocks
+from castor.engine.draft import MOST_SPEAKING
 from castor.engine.request import Request
 
 
@@ -20,19 +22,28 @@ class Span(NamedTuple):
     request: Request
     start: int
     stop: int
+    guess: int | None = None  # an id in place of one that was said
 
     @property
     def is_last(self) -> bool:
-        """Whether the next id is known after it."""
-        return self.stop == len(self.request.ids)
+        """Whether an id is chosen after it."""
+        return self.guess is not None or self.stop == len(self.request.ids)
+
+    @property
+    def last_id(self) -> int:
+        """The id that it ends with, where it is one of a reply."""
+        return self.request.ids[-1] if self.guess is None else self.guess
 
 
 class Scheduler:
     """Requests that wait and requests that run, in their order."""
 
-    def __init__(self, blocks: Blocks, *, max_rows: int, token_budget: int, reuse_prefixes: bool = True) -> None:
+    def __init__(
+        self, blocks: Blocks, *, max_rows: int, token_budget: int, reuse_prefixes: bool = True, num_guesses: int = 0
+    ) -> None:
+        """`num_guesses`: of each request that speaks, at most, where few do."""
         self.blocks, self.max_rows, self.token_budget = blocks, max_rows, token_budget
-        self.reuse_prefixes = reuse_prefixes
+        self.reuse_prefixes, self.num_guesses = reuse_prefixes, num_guesses
         self.running: list[Request] = []
         self.exhausted: Request | None = None  # found no room in the last plan, though it was alone
         self._waiting: list[tuple[tuple[int, int], Request]] = []
@@ -75,9 +86,21 @@ class Scheduler:
                 spans.append(Span(request, request.num_computed, stop))
                 budget -= stop - request.num_computed if request.is_reading else 0
             at += 1
-        if len(self.running) == num_before:  # else there are no blocks to begin anything with
+        if len(self.running) == num_before:  # else there are no blocks to begin or guess anything with
+            speaking = [span.request for span in spans if not span.request.is_reading]
+            for request in speaking if self.num_guesses and len(speaking) <= MOST_SPEAKING else ():
+                guesses = self._guesses(request, budget)
+                spans, budget = spans + guesses, budget - len(guesses)
             self._admit(spans, budget)
         return spans
+
+    def _guesses(self, request: Request, budget: int) -> list[Span]:
+        """Spans of guesses behind the last id, where there are blocks that nobody who runs needs now."""
+        stop, left = len(request.ids), request.sampling.max_tokens - len(request.said) - 1
+        guesses = request.lookup.guess(request.ids, min(self.num_guesses, budget, left))
+        if not self.blocks.grow(request.tables, stop + len(guesses)):
+            return []
+        return [Span(request, stop + at, stop + at + 1, guess) for at, guess in enumerate(guesses)]
 
     def advance(self, span: Span) -> None:
         """A span was computed: what is full can be used by others, what nobody looks at any more is free."""

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from castor.engine.model import Model, find_folder, load
 from castor.engine.published import draws
@@ -81,7 +82,7 @@ class Offer:
         return cls(names=names, load=lambda: model, facts=Facts.of_model(model), stays=True, at_once=True)
 
     @classmethod
-    def of_name(cls, model: str, names: tuple[str, ...], **options: str | None) -> Offer:
+    def of_name(cls, model: str, names: tuple[str, ...], **options: Any) -> Offer:
         """One that `castor.load` finds and loads with these options, when it is wanted.
 
         ValueError where there is no such model.
