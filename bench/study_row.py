@@ -10,6 +10,7 @@ import ctypes
 import os
 import shutil
 import signal
+import statistics
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -105,7 +106,7 @@ def train_row(config: RunConfig, asked: dict[str, Any]) -> dict[str, Any] | None
     result = {
         "parameters": count_parameters(model.decoder.parameters()),
         "tokens": sum(row["tokens"] for row in steps),
-        "train_s": round(sum(row["step_s"] for row in steps), 1),
+        "step_s": statistics.median(row["step_s"] for row in steps),
         "losses": {
             task: losses(model, world, task, asked["held_out"]) for tasks in MODALITIES.values() for task in tasks
         },
@@ -197,7 +198,9 @@ def main(path: str) -> None:
     asked = job["asked"]
     result = JOBS[asked["do"]](from_dict(RunConfig, asked["config"]), asked)
     if result is not None:
-        save_json(job["result"], {**result, "asked": asked})
+        used = os.times()
+        cpu_s = used.user + used.system + used.children_user + used.children_system
+        save_json(job["result"], {**result, "cpu_s": round(cpu_s, 1), "asked": asked})
 
 
 if __name__ == "__main__":

@@ -80,12 +80,19 @@ def without_each(n: Sequence[float], d: Sequence[float], losses: Sequence[float]
     return [fit_law(*([values[at] for at in ats] for values in (n, d, losses))) for ats in kept]
 
 
-def seconds_a_million(rows: Rows) -> np.ndarray:
-    """Seconds that a million tokens take at a size, as a line in the size: (at no parameters, for each million)."""
-    n = np.array([result["parameters"] / 1e6 for _, result in rows])
-    seconds = np.array([result["train_s"] / (result["tokens"] / 1e6) for _, result in rows])
-    slope = float(((n - n.mean()) * (seconds - seconds.mean())).sum() / np.square(n - n.mean()).sum())
-    return np.array([seconds.mean() - slope * n.mean(), slope])
+def seconds_a_million(rows: Rows) -> tuple[float, float] | None:
+    """Seconds that a million tokens take, as a line in the size: (at none, more for each million parameters).
+
+    By the median step of each row; None where it does not rise, as when other work ran beside some rows.
+    """
+    n, seconds = [], []
+    for _, result in rows:
+        config = result["asked"]["config"]
+        tokens_a_step = result["tokens"] / (config["pretrain_steps"] + config["tune_steps"])
+        n.append(result["parameters"] / 1e6)
+        seconds.append(1e6 * result["step_s"] / tokens_a_step)
+    slope, base = (float(value) for value in np.polyfit(n, seconds, 1))
+    return (base, slope) if slope > 0 and base > 0 else None
 
 
 def scaling_report(rows: Rows, folder: Path) -> str:
@@ -119,31 +126,23 @@ def _law_row(key: str, law: Law, rows: Rows) -> list[str]:
 
 def _advice(laws: Mapping[str, Law], rows: Rows) -> str:
     """The best size for some minutes on this machine, and for a number of operations, six a parameter and token."""
-    sizes = np.geomspace(0.3, 100, 400)
-    base_s, slope_s = seconds_a_million(rows)
-    largest = max(result["parameters"] * result["tokens"] for _, result in rows)
-    lines = []
-    for minutes in MINUTES:
-        tokens = 60 * minutes / np.maximum(base_s + slope_s * sizes, 1e-9)
-        cells = [f"{minutes} min of one lane"]
-        for key in KEYS:
-            at = laws[key].best(tokens, sizes)
-            cells.append(_choice(sizes, at, tokens[at]))
-        lines.append(cells)
+    sizes, time = np.geomspace(0.3, 100, 400), seconds_a_million(rows)
+    budgets: dict[str, np.ndarray] = {}
+    told = "The best size in millions of parameters, and the millions of tokens that it then sees. "
+    if time is None:
+        told += "Nothing is said of minutes, as larger rows were not slower: other work ran beside them. "
+    else:
+        budgets = {f"{m} min of one lane": 60 * m / (time[0] + time[1] * sizes) for m in MINUTES}
+        told += f"Minutes take a million tokens' time here, {time[0]:.0f} s + {time[1]:.1f} s a million parameters. "
+    largest = max(result["parameters"] * result["tokens"] for _, result in rows) / 1e12
     for times in (1, 10):
-        tokens = times * largest / 1e12 / sizes
-        cells = [f"{6 * times * largest / 1e12:.1f} · 10^12 operations"]
-        for key in KEYS:
-            at = laws[key].best(tokens, sizes)
-            cells.append(_choice(sizes, at, tokens[at]))
-        lines.append(cells)
-    told = (
-        "The best size in millions of parameters, and the millions of tokens that it then sees. The first rows "
-        f"take the time of a million tokens here ({base_s:.0f} s + {slope_s:.1f} s a million parameters); the others "
-        "count six operations a parameter and token, for the largest row of this study and ten times it. What lies far "
-        "outside the rows is a guess.\n"
-    )
-    return "\n".join([told, table(["", *KEYS], lines)])
+        budgets[f"{6 * times * largest:.1f} · 10^12 operations"] = times * largest / sizes
+    told += "Operations are six a parameter and token: the largest row's, and ten times as many. "
+    lines = []
+    for name, tokens in budgets.items():
+        best = {key: law.best(tokens, sizes) for key, law in laws.items()}
+        lines.append([name, *(_choice(sizes, at, tokens[at]) for at in best.values())])
+    return "\n".join([told + "What lies far outside the rows is a guess.\n", table(["", *laws], lines)])
 
 
 def _choice(sizes: np.ndarray, at: int, tokens: float) -> str:

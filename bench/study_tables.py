@@ -80,15 +80,18 @@ def compared(
 
 
 def effort(rows: Rows) -> str:
-    """What each row was trained on, and for how long."""
+    """What each row was trained on, for how long, and what all of it cost: starting and measuring too."""
     lines = []
     for name, result in rows:
         config = result["asked"]["config"]
         steps = config["pretrain_steps"] + config["tune_steps"]
-        rate = result["tokens"] / result["train_s"]
+        rate = result["tokens"] / steps / result["step_s"]
         parameters, tokens = f"{result['parameters'] / 1e6:.2f}M", f"{result['tokens'] / 1e6:.3f}M"
-        lines.append([name, parameters, f"{steps}", tokens, f"{result['train_s']:.0f}", f"{rate:,.0f}"])
-    return table(["", "parameters", "steps", "tokens", "seconds", "tokens/s"], lines)
+        lines.append(
+            [name, parameters, f"{steps}", tokens, f"{result['step_s']:.3f}", f"{rate:,.0f}", f"{result['cpu_s']:.0f}"]
+        )
+    heads = ["", "parameters", "steps", "tokens", "seconds a step (median)", "tokens/s", "processor s in all"]
+    return table(heads, lines)
 
 
 def ablation_report(rows: Rows, same: Sequence[str]) -> str:

@@ -26,7 +26,8 @@ def result(nats: float, *, pieces: int = 100, parameters: float = 4.3, tokens: f
         "losses": {task: dict(sums) for tasks in MODALITIES.values() for task in tasks},
         "parameters": parameters * 1e6,
         "tokens": tokens * 1e6,
-        "train_s": tokens * (40 + 20 * parameters),
+        "step_s": tokens * (40 + 20 * parameters) / 10,
+        "cpu_s": 1.0,
         "asked": {"config": {"pretrain_steps": 7, "tune_steps": 3}},
     }
 
@@ -84,6 +85,8 @@ def test_scaling_is_drawn_and_told(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     rows = [(f"{n} {d}", result(float(LAW(n, d)), parameters=n, tokens=d)) for n, d in POINTS]
     told = scaling_report(rows, tmp_path)
-    assert "40 s + 20.0 s a million parameters" in told
+    assert "40 s + 20.0 s a million parameters" in told and "15 min of one lane" in told
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
     assert "needs three sizes" in scaling_report(rows[:5], tmp_path)
+    disturbed = [(name, {**row, "step_s": 1 / row["parameters"]}) for name, row in rows]
+    assert "larger rows were not slower" in scaling_report(disturbed, tmp_path)
