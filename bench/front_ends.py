@@ -46,7 +46,7 @@ NAMES = {
 WEIGHTS = Path(__file__).parents[1] / "castor" / "weights" / "atom"
 NUM_ROWS, ROW_TOKENS = 8, 320
 CLOCK_STEPS = 100_000  # in which the schedule's time is counted
-KEPT = ("minutes", "seed", "pool", "held_out", "eager")  # settings that a row is of
+KEPT = ("minutes", "seed", "pool", "held_out", "real", "eager")  # settings that a row is of
 
 Examples = dict[str, list[Any]]
 
@@ -71,7 +71,7 @@ def examples(medium: str, split: str, count: int, data: str, seed: int) -> Examp
 
 def make_examples(medium: str, args: argparse.Namespace) -> Path:
     """The examples of a medium in a file, made once for all its ways."""
-    path = args.out / f"{medium}-{args.pool}-{args.held_out}-{args.seed}.pickle"
+    path = args.out / f"{medium}-{args.pool}-{args.held_out}-{args.seed}{'-real' * args.real}.pickle"
     if not path.exists():
         parts = {"train": args.pool, "test": args.held_out}
         made = {split: examples(medium, split, count, args.data, args.seed) for split, count in parts.items()}
@@ -249,8 +249,9 @@ def table(medium: str, args: argparse.Namespace) -> str:
         cells += [f"{row['held_out_loss'][task]:.3f}" for task in tasks]
         cells += ["{score:.3f} ({low:.3f} to {high:.3f})".format(**row["scores"][task]) for task in tasks]
         lines.append(f"| {' | '.join(cells)} |")
-    chance = [f"{task} {row['scores'][task]['chance']:.3f}" for _, row in rows[:1] for task in tasks]
-    return "\n".join(lines) + f"\n\nChance: {', '.join(chance)}; {rows[0][1]['scores'][tasks[0]]['n']} examples a task."
+    first = rows[0][1]["scores"].items()
+    chance = ", ".join(f"{task} {score['chance']:.3f} of {score['n']}" for task, score in first)
+    return "\n".join(lines) + f"\n\nChance, and how many were scored: {chance}."
 
 
 def main() -> None:
@@ -267,6 +268,8 @@ def main() -> None:
     parser.add_argument("--eager", action="store_true", help="do not compile the layers")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    args.data = args.data or os.environ.get("CASTOR_DATA", "")
+    args.real = bool(args.data)
     args.out.mkdir(parents=True, exist_ok=True)
     if args.one:
         medium, _, way = args.one.partition("/")

