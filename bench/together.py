@@ -6,9 +6,9 @@
 All requests come at once: prompts of 16 to 256 random ids, answers of 8 to 64, the same on all sides, greedy, no
 prefix known. Each program runs alone, and is warm when it is measured. `transformers` allots a cache as large as ours
 ("as it comes", with `--as-it-comes`, it takes most of the memory, and looks at all of it at every step). llama.cpp's
-server takes ids and gives ids over HTTP, which its time includes. All sides have the same random weights, and the
-answers that are the same as those of the first are counted. `--processor-time` counts seconds of the processor with one
-thread (of the server's process, too), for a machine that is busy.
+server takes ids and gives ids over HTTP, which its time includes. Sides in one type have the same random weights,
+and answers that are the same as those of the first are counted; those in four bits say other things. With
+`--processor-time`, seconds of the processor with one thread (of the server's process, too), for a machine that is busy.
 """
 
 from __future__ import annotations
@@ -103,12 +103,32 @@ def continuous(
             said: dict[str, list[int]] = {}
             while len(said) < len(asked):
                 result = manager.get_result(timeout=600)
-                assert result is not None and result.error is None, f"continuous batching failed: {result}"
+                if result is None or result.error is not None:
+                    raise RuntimeError("no answer" if result is None else result.error)
                 if result.is_finished():
                     said[result.request_id] = result.generated_tokens
             return [said[name] for name in names]
 
         yield answer, time.process_time
+
+
+@contextlib.contextmanager
+def static(peer: Any, asked: Asked) -> Iterator[tuple[Callable[[], Answers], Callable[[], float]]]:
+    """Their `generate` on one padded batch, as long as its longest answer takes."""
+    import torch
+
+    width, longest = max(len(ids) for ids, _ in asked), max(most for _, most in asked)
+    ids_BT = torch.tensor([[0] * (width - len(ids)) + ids for ids, _ in asked])
+    mask_BT = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids, _ in asked])
+
+    @torch.inference_mode()
+    def answer() -> Answers:
+        said_BT = peer.generate(
+            ids_BT, attention_mask=mask_BT, max_new_tokens=longest, do_sample=False, eos_token_id=None, pad_token_id=0
+        )
+        return [ids[:most] for ids, (_, most) in zip(said_BT[:, width:].tolist(), asked, strict=True)]
+
+    yield answer, time.process_time
 
 
 @contextlib.contextmanager
@@ -197,6 +217,7 @@ def sides(args: argparse.Namespace, folder: Path, threads: int) -> list[Side]:
     found = [
         Side(name=f"Castor, {kind}", start=partial(engine, model, asked)),
         Side(name=f"transformers, {kind}", start=partial(continuous, peer, plain, as_it_comes=False)),
+        Side(name=f"transformers, {kind}, one padded batch", start=partial(static, peer, plain)),
     ]
     if args.as_it_comes:
         start = partial(continuous, peer, plain, as_it_comes=True)
@@ -209,6 +230,16 @@ def sides(args: argparse.Namespace, folder: Path, threads: int) -> list[Side]:
         file = write_llama(model, folder, programs, form)
         found.append(Side(name=f"llama.cpp, {form}", start=partial(llama_server, programs, file, plain, threads)))
     return found
+
+
+def measured(side: Side, *, is_processor_time: bool) -> tuple[float, Answers]:
+    """Tokens a second, and what was said; RuntimeError where the program cannot do it."""
+    with side.start() as (answer, spent_s):
+        clock = spent_s if is_processor_time else time.perf_counter
+        answer()  # warms up
+        start_s = clock()
+        said = answer()
+        return sum(map(len, said)) / (clock() - start_s), said
 
 
 def main() -> None:
@@ -230,13 +261,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         every = sides(args, Path(folder), torch.get_num_threads())
         for _, side in itertools.product(range(args.rounds), every):
-            with side.start() as (answer, spent_s):
-                clock = spent_s if args.processor_time else time.perf_counter
-                answer()  # warms up
-                start_s = clock()
-                said[side.name] = answer()
-                rates.setdefault(side.name, []).append(sum(map(len, said[side.name])) / (clock() - start_s))
-            print(f"{side.name}: {rates[side.name][-1]:,.1f}", file=sys.stderr, flush=True)
+            try:
+                rate, said[side.name] = measured(side, is_processor_time=args.processor_time)
+            except RuntimeError as error:
+                print(f"{side.name} does not run here: {error}", file=sys.stderr, flush=True)
+                continue
+            rates.setdefault(side.name, []).append(rate)
+            print(f"{side.name}: {rate:,.1f}", file=sys.stderr, flush=True)
     first = every[0].name
     unit = "processor second, one thread" if args.processor_time else "second"
     print(f"{hardware()}\n\n{args.shape}, {args.requests} requests at once, tokens of answers a {unit}\n")
