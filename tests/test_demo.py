@@ -11,9 +11,10 @@ from rich.console import Console
 
 from castor.content import Audio, Image, Message, Video
 from castor.demo import Drawing, Inputs, Item, Question, run_demo, user_inputs
-from castor.demo.items import item_from_file
+from castor.demo.items import item_from_file, sample_inputs
 from castor.demo.run import Answered
 from castor.demo.seen import heat, see, spectrogram_picture, waveform_peaks
+from castor.diorama.scene import Scene
 from castor.engine.model import Model
 from castor.models.codec import CodecConfig, ImageCodec
 from castor.models.config import AudioConfig, ModelConfig, TextConfig, VisionConfig
@@ -70,10 +71,10 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     }
     for name, data in made.items():
         (folder / name).write_bytes(data)
-    question = Question(text="How many <red> shapes?", truth="2 & more")
+    question = Question(text="How many <red> shapes?", truth="2 & more", note="<never> seen")
     items = [item_from_file(folder / name) for name in made]
     items[0] = Item(kind="image", path=folder / "a.png", title="A <picture>", questions=(question, question))
-    return Inputs(items=tuple(items), drawings=(Drawing(prompt="Draw a large circle."),))
+    return Inputs(items=tuple(items), drawings=(Drawing(prompt="Draw a large circle.", note="In <words>"),))
 
 
 class Links(html.parser.HTMLParser):
@@ -104,6 +105,7 @@ def test_the_page_holds_everything(model: Model, inputs: Inputs, tmp_path: Path)
     assert "http://" not in page and "https://" not in page and "url(" not in page and "@import" not in page
     assert "prefers-color-scheme: dark" in page and 'name="viewport"' in page and "pixelated" in page
     assert "How many &lt;red&gt; shapes?" in page and "2 &amp; more" in page and "<red>" not in page
+    assert "&lt;never&gt; seen" in page and "In &lt;words&gt;" in page
     told = terminal.getvalue()
     assert "demo.html" in told and "it may be wrong" in told and "What was asked" in told
 
@@ -157,3 +159,14 @@ def test_own_files(tmp_path: Path) -> None:
         user_inputs([tmp_path / "x.xyz"])
     with pytest.raises(ValueError, match="no such file"):
         user_inputs([tmp_path / "y.png"])
+
+
+def test_the_samples_ask_in_every_language_and_say_what_training_never_shows() -> None:
+    inputs = sample_inputs()
+    notes = [entry.note for item in inputs.items for entry in item.questions] + [each.note for each in inputs.drawings]
+    for name in ("Chinese", "Spanish", "French", "German", "Hindi"):
+        assert notes.count(name) == 2, "a question and a drawing"
+    for drawing in inputs.drawings:
+        assert drawing.scene is not None
+        things = Scene.from_json(dict(drawing.scene)).things
+        assert any(thing.is_unseen for thing in things) == ("never" in drawing.note), drawing.prompt

@@ -32,10 +32,11 @@ QUESTIONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A question and, where it is known, its true answer."""
+    """A question and, where it is known, its true answer; the note says what is special about it."""
 
     text: str
     truth: str | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +55,11 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """Words to draw; `scene` is what the picture should show, where that is known."""
+    """Words to draw; `scene` is what the picture should show, where that is known; the note as in a question."""
 
     prompt: str
     scene: Mapping[str, Any] | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +120,7 @@ def sample_inputs() -> Inputs:
 
 
 def _from_listing(listing: Mapping[str, Any], folder: Path) -> Inputs:
-    """{"items": [{"file", "title", "questions": [{"text", "truth"}]}], "drawings": [{"prompt", "scene"}]}."""
+    """{"items": [{"file", "questions": [{"text", "truth", "note"}]}], "drawings": [{"prompt", "scene", "note"}]}."""
     items = []
     for entry in listing["items"]:
         path = folder / entry["file"]
@@ -126,7 +128,7 @@ def _from_listing(listing: Mapping[str, Any], folder: Path) -> Inputs:
         questions = tuple(Question(**question) for question in entry["questions"])
         items.append(Item(kind=kind, path=path, title=entry.get("title", TITLES[kind]), questions=questions))
     drawings = tuple(Drawing(**entry) for entry in listing.get("drawings", ()))
-    return Inputs(items=tuple(items), drawings=drawings or DRAWINGS)
+    return Inputs(items=tuple(items), drawings=(*DRAWINGS, *drawings))
 
 
 def user_inputs(paths: Sequence[str | Path], question: str | None = None, draw: Sequence[str] = ()) -> Inputs:

@@ -110,9 +110,13 @@ def _answered(answer: Answered) -> str:
         beside = "" if verdict == "right" else f"true answer: {escape(answer.question.truth)}"
         truth = f'<p class="truth"><span class="badge {verdict}">{_VERDICTS[verdict]}</span>{beside}</p>'
     return (
-        f'<div class="ask"><p class="question">{escape(answer.question.text)}</p>'
+        f'<div class="ask">{_note(answer.question.note)}<p class="question">{escape(answer.question.text)}</p>'
         f'<p class="answer">{escape(answer.answer)}</p>{truth}{_cost(answer)}</div>'
     )
+
+
+def _note(note: str) -> str:
+    return f'<p class="note">{escape(note)}</p>' if note else ""
 
 
 def _drawn(drawn: Drawn) -> str:
@@ -124,7 +128,7 @@ def _drawn(drawn: Drawn) -> str:
         pixels_HWC = drawn.image.pixels()
         picture = f'<img class="pixels" src="{_png_uri(pixels_HWC)}" alt="{prompt}">'
         size = f"{pixels_HWC.shape[1]} × {pixels_HWC.shape[0]} px, enlarged · "
-    shown = f'{picture}<p class="prompt">{prompt}</p>'
+    shown = f'{picture}{_note(drawn.drawing.note)}<p class="prompt">{prompt}</p>'
     return f'<figure class="card">{shown}{_read_back(drawn)}{_cost(drawn, size)}</figure>'
 
 
