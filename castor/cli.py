@@ -71,8 +71,7 @@ TRAIN = f"""\
 Trains tokenizer, image codec and model, stage by stage.
 
   castor train                                     the recipes there are
-  castor train atom minutes=30 out=runs/mine
-  castor train atom examples=mine.jsonl data=FOLDER
+  castor train atom minutes=30 out=runs/mine examples=mine.jsonl data=FOLDER
   castor train atom vision=tower audio=conformer   other ways in for pictures and sounds than the size's own
   castor train finetune --model atom examples=mine.jsonl out=runs/mine method=full|lora|qlora rank=16
   castor train embed model=FOLDER out=runs/embed minutes=15      a head that makes vectors of any medium
@@ -83,8 +82,7 @@ Trains tokenizer, image codec and model, stage by stage.
 SPEEDRUN = f"""\
 From nothing to a trained and scored model: tokenizer, image codec, pre-training, tuning, report.
 
-  castor speedrun                                  about 15 minutes
-  castor speedrun minutes=60 out=runs/hour
+  castor speedrun minutes=60 out=runs/hour         15 minutes unless told otherwise
 
 {_SETTINGS}
 """

@@ -101,19 +101,21 @@ def test_words_and_names_are_found(index: castor.Index) -> None:
 
 
 def test_words_count_by_evidence() -> None:
-    """A text with few of the words moves little, one with all of them stands beside the nearest; nothing falls."""
+    """A text with few of the words moves little, one with all of them stands beside the nearest; pictures stay."""
     meaning = [1, 2, 3, 4, 5, 6, 7]
     assert list(hybrid([meaning], [], {})) == meaning
     assert list(hybrid([meaning], [7, 5], {7: 0.1, 5: 0.1})) == meaning
     assert list(hybrid([meaning], [7, 5], {7: 1.0, 5: 0.1}))[:3] == [7, 1, 2]
     assert list(hybrid([[1, 2]], [9], {9: 1.0})) == [9, 1, 2]  # too far by meaning to be ranked at all
     assert list(hybrid([[1, 2]], [9], {9: 0.4})) == [1, 2, 9]
+    assert list(hybrid([[8, 4, 6]], [6, 4], {6: 0.4, 4: 0.02})) == [8, 6, 4]  # texts change places with texts
     rng = np.random.default_rng(0)
     for _ in range(50):
         words = rng.permutation(12)[:5].tolist()
         shares = dict(zip(words, rng.random(5).tolist(), strict=True))
         found, before = hybrid([meaning, meaning[::-1]], words, shares), fused([(1.0, meaning), (1.0, meaning[::-1])])
-        assert all(found[piece] >= score for piece, score in before.items())
+        assert all(found[piece] == score for piece, score in before.items() if piece not in words)
+        assert sum(found.values()) >= sum(before.values())
 
 
 def test_the_share_of_a_question_that_a_text_has(index: castor.Index) -> None:

@@ -69,7 +69,7 @@ def test_media_and_their_answer(served: Served, client: Any) -> None:
         ({"model": "other", "input": "x"}, 404, "not served"),
         ({"input": "x"}, 400, "model"),
         ({"model": "tiny", "input": "x", "background": True}, 400, "background"),
-        ({"model": "tiny", "input": "x", "tools": [{"type": "google_search"}]}, 400, "functions are offered"),
+        ({"model": "tiny", "input": "x", "tools": [{"type": "google_search"}]}, 400, "no other tools"),
         ({"model": "tiny", "input": "x", "previous_interaction_id": "int_0"}, 404, "int_0"),
         ({"model": "tiny", "input": [{"type": "hologram"}]}, 400, "hologram"),
         ({"model": "tiny", "input": "x", "generation_config": {"min_p": 0.1}}, 400, "min_p"),

@@ -30,13 +30,18 @@ def fused(rankings: Iterable[tuple[float, Sequence[int]]]) -> dict[int, float]:
 def hybrid(meanings: Sequence[Sequence[int]], words: Sequence[int], evidence: Mapping[int, float]) -> dict[int, float]:
     """Rankings by meaning, one a question, and one by words, whose `evidence` for a piece is from 0 to 1; best first.
 
-    Evidence never lowers a score.
+    How far up a text comes among all pieces, its evidence decides as far as it goes. Which of the texts with words of
+    the question takes which of their places is another matter, as words could find all of them: there evidence counts
+    twice, and a text with all the words stands where words put it.
     """
     scores = fused((1.0, ranking) for ranking in meanings)
+    among_texts = {}
     for piece, said in fused([(float(max(1, len(meanings))), words)]).items():
         meant, share = scores.get(piece, 0.0), evidence.get(piece, 0.0)
         scores[piece] = (1.0 - share) * meant + share * max(meant, said) + TIE * said
-    return best_first(scores)
+        among_texts[piece] = (1.0 - share) * meant + 2.0 * share * said
+    places = sorted((scores[piece] for piece in among_texts), reverse=True)
+    return best_first(scores | dict(zip(best_first(among_texts), places, strict=True)))
 
 
 def best_first(scores: Mapping[int, float]) -> dict[int, float]:
