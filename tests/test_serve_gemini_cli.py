@@ -30,29 +30,31 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CLI, reason="CASTOR_GEMIN
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("checkpoint")
     published.write_checkpoint(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("castor.engine.forward.can_decode", lambda decoder: False)  # `speak` is for the plain step
-        with serving(castor.load(folder, device="cpu"), max_tokens=400) as running:
-            yield running
+    with serving(castor.load(folder, device="cpu"), max_tokens=400) as running:
+        yield running
 
 
 def speak(served: Served, *turns: Part) -> None:
-    """Makes the untrained model answer each request in turn with these parts."""
-    decoder, renderer = served.model.decoder, served.model.renderer
+    """Makes the untrained model answer each request in turn with these parts, and all others with the last."""
+    renderer, engine = served.model.renderer, served.service.answerer.engine
+    choose = type(engine)._choose
     waiting = []
     for part in turns:
         sequence = renderer.encode([Message.user("x"), Message("model", [part])])
         waiting.append(sequence.ids_T[sequence.is_target_T].tolist())
+    said: list[int] = []
 
-    def project(hidden_BD: torch.Tensor) -> torch.Tensor:
-        next_id = waiting[0].pop(0) if waiting[0] else renderer.stop_id
+    def chosen(request: Any, logits_V: torch.Tensor) -> Any:
+        next_id = waiting[0][len(said)] if len(said) < len(waiting[0]) else renderer.stop_id
+        said.append(next_id)
         if next_id in renderer.stop_ids:
-            waiting.pop(0)
-        logits_BV = torch.full((len(hidden_BD), renderer.space.vocab_size), -30.0)
-        logits_BV[:, next_id] = 30.0
-        return logits_BV
+            said.clear()
+            del waiting[: len(waiting) > 1]
+        wanted_V = torch.full_like(logits_V, -30.0)
+        wanted_V[next_id] = 30.0
+        return choose(engine, request, wanted_V)
 
-    decoder.project = project
+    engine._choose = chosen
 
 
 def ask(served: Served, folder: Path, prompt: str) -> Any:
