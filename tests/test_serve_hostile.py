@@ -225,3 +225,11 @@ def exchange(served: Served, raw: bytes) -> bytes:
             return connection.recv(65536)
         except (TimeoutError, ConnectionError):
             return b""
+
+
+def test_pieces_of_an_answer_are_not_held_back(served: Served) -> None:
+    """Nagle's algorithm is off on the server's side of a connection, whatever bound its socket."""
+    with httpx.Client(base_url=served.url) as client:
+        assert client.get("/healthz").status_code == 200
+        ends = [protocol.transport.get_extra_info("socket") for protocol in served.server.server_state.connections]
+        assert ends and all(end.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for end in ends)
