@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 import uvicorn
 
 import castor
-from castor.content import Message
+from castor.content import Message, Part
 from castor.engine.model import Model
 from castor.models.codec import ImageCodec
 from castor.models.config import ModelConfig
@@ -97,3 +98,23 @@ def wait_until(is_so: Callable[[], bool], seconds: float = 20) -> None:
     while not is_so():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+@contextmanager
+def scripted(model: Model) -> Iterator[Callable[..., None]]:
+    """Gives what makes the model say these parts next, in the plain step: an untrained one would say anything."""
+    decoder, renderer = model.decoder, model.renderer
+
+    def script(*parts: Part) -> None:
+        sequence = renderer.encode([Message.user("x"), Message("model", parts)])
+        ids = iter(sequence.ids_T[sequence.is_target_T].tolist())
+
+        def project(hidden_BD: torch.Tensor) -> torch.Tensor:
+            logits_BV = torch.full((len(hidden_BD), renderer.space.vocab_size), -30.0)
+            logits_BV[:, next(ids, renderer.stop_id)] = 30.0
+            return logits_BV
+
+        decoder.project = project
+
+    yield script
+    decoder.__dict__.pop("project", None)

@@ -12,8 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-import torch
-from serving import Served, new_model, running, sample
+from serving import Served, new_model, running, sample, scripted
 
 import castor
 from castor.content import Message, Text
@@ -70,23 +69,9 @@ def client(served: Served) -> Any:
 @pytest.fixture
 def says(writer: Model) -> Iterator[Any]:
     """Makes the model say a text next, in the plain step."""
-    decoder, renderer = writer.decoder, writer.renderer
-
-    def script(text: str) -> None:
-        sequence = renderer.encode([Message.user("x"), Message.model(text)])
-        ids = iter(sequence.ids_T[sequence.is_target_T].tolist())
-
-        def project(hidden_BD: torch.Tensor) -> torch.Tensor:
-            logits_BV = torch.full((len(hidden_BD), renderer.space.vocab_size), -30.0)
-            logits_BV[:, next(ids, renderer.stop_id)] = 30.0
-            return logits_BV
-
-        decoder.project = project
-
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, scripted(writer) as script:
         patch.setattr("castor.engine.forward.can_decode", lambda decoder: False)
-        yield script
-    decoder.__dict__.pop("project", None)
+        yield lambda text: script(Text(text))
 
 
 @pytest.fixture

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
-import torch
-from serving import Served, serving
+from serving import Served, scripted, serving
 
 import castor
 from castor.content import FunctionCall, FunctionResponse, Message, Part, Text
@@ -37,21 +36,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 @pytest.fixture()
 def says(served: Served) -> Iterator[Any]:
     """Makes the model say these parts next: an untrained one would never call a function by itself."""
-    decoder, renderer = served.model.decoder, served.model.renderer
-
-    def script(*parts: Part) -> None:
-        sequence = renderer.encode([Message.user("x"), Message("model", parts)])
-        ids = iter(sequence.ids_T[sequence.is_target_T].tolist())
-
-        def project(hidden_BD: torch.Tensor) -> torch.Tensor:
-            logits_BV = torch.full((len(hidden_BD), renderer.space.vocab_size), -30.0)
-            logits_BV[:, next(ids, renderer.stop_id)] = 30.0
-            return logits_BV
-
-        decoder.project = project
-
-    yield script
-    decoder.__dict__.pop("project", None)
+    with scripted(served.model) as script:
+        yield script
 
 
 def num_tokens(served: Served, messages: Sequence[Message], **more: Any) -> int:
