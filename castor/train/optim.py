@@ -1,7 +1,4 @@
-"""Optimizers: Muon for the hidden matrices, AdamW for everything else, behind one step and one state.
-
-Muon: Jordan et al. 2024, with the learning rate matched to AdamW's update size (Liu et al. 2025, "Muon is scalable").
-"""
+"""Optimizers: Muon for the hidden matrices, AdamW for everything else, behind one step and one state."""
 
 from __future__ import annotations
 
@@ -10,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+
+from castor.train.muon import Muon
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +47,11 @@ class Optimizer:
         )
         self._parts: list[tuple[torch.optim.Optimizer, float]] = [(adamw, config.other_learning_rate)]
         if matrices:
-            muon = torch.optim.Muon(
+            muon = Muon(
                 [self.parameters[name] for name in sorted(matrices)],
                 lr=config.learning_rate,
                 momentum=config.momentum,
                 weight_decay=config.weight_decay,
-                adjust_lr_fn="match_rms_adamw",
             )
             self._parts.append((muon, config.learning_rate))
 
