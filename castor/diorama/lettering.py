@@ -46,6 +46,8 @@ WORDS = {
     "Sonne Stadt Straße Tee Tisch Tür Wald Wind",
 }
 NUM_HELD_OUT = 8  # of each list, every fifth word: never written in training
+INVENTED = 0.4  # share of the words that training paints: letters are to be read, not words known
+VOWELS, CONSONANTS = "aaeeiioou", "bcdfghjklmnpqrstvwxyz"
 
 QUESTIONS = {
     "en": ("What does the text say?", "Read the text.", "What is written here?"),
@@ -80,13 +82,32 @@ def paintable(language: str, unseen: bool) -> tuple[str, ...]:
     return tuple(word for word in vocabulary(language, unseen) if word.isascii())
 
 
+def invented(rng: random.Random) -> str:
+    """A word of one to three syllables that no list holds out."""
+    held_out = {word.casefold() for language in WORDS for word in vocabulary(language, True)}
+    while True:
+        word = ""
+        for _ in range(rng.choice((1, 1, 2, 2, 3))):
+            onset, coda = (rng.choice(CONSONANTS) if rng.random() < share else "" for share in (0.85, 0.45))
+            word += onset + rng.choice(VOWELS) + coda
+        if len(word) > 1 and word not in held_out:
+            return word
+
+
 def draw_lines(rng: random.Random, language: str, unseen: bool, is_train: bool = False) -> list[str]:
-    """One to three short lines of words and numbers, more of them in training; a held-out word where `unseen`."""
+    """One to three short lines of words and numbers, more of them in training; a held-out word where `unseen`.
+
+    In training some of the words are invented.
+    """
     seen = paintable(language, False)
     lines = []
     for _ in range(rng.choice((1, 2, 3, 3, 3) if is_train else (1, 1, 1, 2, 2, 3))):
-        roll = rng.random()
-        lines.append(str(rng.randrange(rng.choice((10, 100, 1000, 10_000)))) if roll < 0.3 else rng.choice(seen))
+        if rng.random() < 0.3:
+            lines.append(str(rng.randrange(rng.choice((10, 100, 1000, 10_000)))))
+        elif is_train and rng.random() < INVENTED:
+            lines.append(invented(rng))
+        else:
+            lines.append(rng.choice(seen))
     if unseen:
         lines[rng.randrange(len(lines))] = rng.choice(paintable(language, True))
     case = rng.choice((str, str, str, str.upper, str.capitalize))
@@ -123,7 +144,8 @@ def text_reading(draw: Draw) -> Example:
 
 def large_text(draw: Draw) -> Example:
     """A picture of one word or number that fills its width: letters are learned sooner from these."""
-    return _reading(draw, draw_lines(draw.rng, _script(draw), draw.wants_unseen())[:1], is_large=True)
+    lines = draw_lines(draw.rng, _script(draw), draw.wants_unseen(), draw.is_train)
+    return _reading(draw, lines[:1], is_large=True)
 
 
 def _script(draw: Draw) -> str:

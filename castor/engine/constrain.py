@@ -1,4 +1,4 @@
-"""Replies held to a JSON schema or a regular expression, by llguidance (the extra `constrain`).
+"""Replies held to a JSON schema or a regular expression, by llguidance (the extra `constrain`), or to some texts.
 
 The library follows the grammar and says which pieces may come next; here it learns our tokenizer's pieces, bytes among
 them, and its answer becomes a mask over the id space.
@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from castor.engine.sample import SamplingConfig
 from castor.tokens.gemma import GemmaSpace
 from castor.tokens.space import IdSpace
 from castor.tokens.text import Tokenizer
@@ -48,6 +50,28 @@ class Constraint:
             raise ConstraintError(f"the reply's grammar: {self._matcher.get_error()}")
 
 
+class Choice:
+    """One reply on its way to one of some texts, each as the tokenizer cuts it: a trie of ids, walked down."""
+
+    def __init__(self, choices: Iterable[list[int]], vocab_size: int, stop_id: int) -> None:
+        self._vocab_size = vocab_size
+        self._next: dict[int, Any] = {}
+        for ids in choices:
+            node = self._next
+            for token_id in (*ids, stop_id):
+                node = node.setdefault(token_id, {})
+
+    def allowed_V(self) -> torch.Tensor:
+        """bool [V]: what goes on with one of the texts, or ends it."""
+        allowed_V = torch.zeros(self._vocab_size, dtype=torch.bool)
+        allowed_V[list(self._next)] = True
+        return allowed_V
+
+    def take(self, token_id: int) -> None:
+        """Go on with an id that was allowed."""
+        self._next = self._next[token_id]
+
+
 class Constrainer:
     """Makes constraints for one tokenizer; what the library learns of it is kept."""
 
@@ -58,6 +82,16 @@ class Constrainer:
     def _pieces(self) -> Any:
         library = _library()
         return library.LLTokenizer(library.TokenizerWrapper(_Pieces(self.tokenizer)))
+
+    def of(self, sampling: SamplingConfig) -> Constraint | Choice | None:
+        """What holds a reply that is drawn so; None where nothing does."""
+        if sampling.response_schema is not None:
+            return self.of_schema(sampling.response_schema)
+        if sampling.response_regex is not None:
+            return self.of_regex(sampling.response_regex)
+        if sampling.response_grammar is not None:
+            return self.of_grammar(sampling.response_grammar)
+        return None if sampling.choices is None else self.of_choices(sampling.choices)
 
     def of_schema(self, schema: dict[str, Any]) -> Constraint:
         """Text that is JSON and valid under `schema`; ValueError where the schema is wrong or asks for the impossible.
@@ -75,6 +109,11 @@ class Constrainer:
     def of_grammar(self, grammar: str) -> Constraint:
         """Ids that a grammar in llguidance's dialect of Lark derives; ValueError where it is none."""
         return self._constraint(_library().LLMatcher.grammar_from_lark(grammar), "grammar")
+
+    def of_choices(self, choices: Sequence[str]) -> Choice:
+        """One of these texts, without a library."""
+        encoded = (self.tokenizer.encode(text) for text in choices)
+        return Choice(encoded, self.space.vocab_size, self.stop_id)
 
     def _constraint(self, grammar: str, what: str) -> Constraint:
         matcher = _library().LLMatcher(self._pieces, grammar, log_level=0)

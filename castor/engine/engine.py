@@ -143,13 +143,6 @@ class Engine:
     ) -> Request:
         """`submit` for a prompt that is rendered already."""
         sampling = sampling or SamplingConfig()
-        constraint = None
-        if sampling.response_schema is not None:
-            constraint = self.constrainer.of_schema(sampling.response_schema)
-        elif sampling.response_regex is not None:
-            constraint = self.constrainer.of_regex(sampling.response_regex)
-        elif sampling.response_grammar is not None:
-            constraint = self.constrainer.of_grammar(sampling.response_grammar)
         request = Request(
             sequence,
             sampling,
@@ -157,7 +150,7 @@ class Engine:
             block_tokens=self.config.block_tokens,
             order=(-priority, next(self._arrivals)),
             deadline_at_s=None if deadline_s is None else self._clock() + deadline_s,
-            constraint=constraint,
+            constraint=self.constrainer.of(sampling),
             clock=self._clock,
         )
         self._check(request)

@@ -15,7 +15,7 @@ import torch
 
 from castor.content import Message, Part
 from castor.engine.blocks import Table
-from castor.engine.constrain import Constraint
+from castor.engine.constrain import Choice, Constraint
 from castor.engine.draft import Lookup
 from castor.engine.prefix import Prefix
 from castor.engine.sample import SamplingConfig
@@ -73,7 +73,7 @@ class Request:
         block_tokens: int,
         order: tuple[int, int] = (0, 0),
         deadline_at_s: float | None = None,
-        constraint: Constraint | None = None,
+        constraint: Constraint | Choice | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.sequence, self.sampling, self.renderer, self.constraint = sequence, sampling, renderer, constraint

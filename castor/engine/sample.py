@@ -31,6 +31,7 @@ class SamplingConfig:
     may_draw: bool = True  # where the model can: False keeps pictures out of the reply
     response_regex: str | None = None  # the reply is a text that all of this matches
     response_grammar: str | None = None  # the reply follows this grammar (Lark as llguidance reads it), special ids too
+    choices: tuple[str, ...] | None = None  # the reply is one of these texts
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -46,8 +47,13 @@ class SamplingConfig:
             raise ValueError(f"top_p={self.top_p} must be above 0 and at most 1")
         if self.logprobs is not None and not 0 <= self.logprobs <= 100:
             raise ValueError(f"logprobs={self.logprobs} must be 0 to 100")
-        if sum(held is not None for held in (self.response_schema, self.response_regex, self.response_grammar)) > 1:
-            raise ValueError("response_schema, response_regex, response_grammar: only one of them can hold a reply")
+        held = (self.response_schema, self.response_regex, self.response_grammar, self.choices)
+        if sum(each is not None for each in held) > 1:
+            raise ValueError(
+                "response_schema, response_regex, response_grammar, choices: only one of them can hold a reply"
+            )
+        if self.choices is not None and (not self.choices or "" in self.choices):
+            raise ValueError(f"choices={self.choices!r} must be one text or more, and none of them empty")
         if "" in self.stop:
             raise ValueError("a stop text must not be empty")
 

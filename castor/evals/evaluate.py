@@ -22,7 +22,9 @@ Answerer = Callable[[Sequence[Example]], Sequence[Message]]
 class Answers(Protocol):
     """What evaluation needs of a model: batches of conversations in, one answer each out."""
 
-    def generate_batch(self, prompts: list[list[Message]], *, max_tokens: int) -> list[Message]: ...
+    def generate_batch(
+        self, prompts: list[list[Message]], *, max_tokens: int, choices: tuple[str, ...] = ...
+    ) -> list[Message]: ...
 
 
 def evaluate(
@@ -123,8 +125,19 @@ def slices(examples: Sequence[Example]) -> dict[str, list[int]]:
 
 
 def _answerer(model: Answers, task: Task) -> Answerer:
+    """What answers a task's examples; those with choices among them, all of one list at once."""
+
     def answer(examples: Sequence[Example]) -> Sequence[Message]:
-        return model.generate_batch([list(example.prompt) for example in examples], max_tokens=task.max_tokens)
+        groups: dict[tuple[str, ...], list[int]] = {}
+        for at, example in enumerate(examples):
+            groups.setdefault(tuple(example.meta.get("choices", ())), []).append(at)
+        answers: dict[int, Message] = {}
+        for choices, members in groups.items():
+            prompts = [list(examples[at].prompt) for at in members]
+            among = {"choices": choices} if choices else {}
+            given = model.generate_batch(prompts, max_tokens=task.max_tokens, **among)
+            answers |= dict(zip(members, given, strict=True))
+        return [answers[at] for at in range(len(examples))]
 
     return answer
 

@@ -1,11 +1,13 @@
 """Real pictures: emoji drawings, digits, photos, paintings, cells, formulas, scenes to judge."""
 
+import dataclasses
 import random
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
 
-from castor.content import Image
+from castor.content import Image, Message
 from castor.data.real.files import Row, json_lines, member_bytes, share_of
 from castor.data.real.source import TEST_SHARE, Source
 from castor.example import Example
@@ -20,13 +22,19 @@ WHAT_IS_THIS = {
 }
 LANGUAGES = tuple(WHAT_IS_THIS)
 UNSEEN_STYLE = "openmoji"
+THINGS = ("animals_&_nature", "food_&_drink", "objects", "travel_&_places", "activities")  # not faces, flags, signs
+NUM_NAMED, MAX_NAME_CHARS = 200, 20
 MAX_FORMULA_CHARS = 160
 
 
 class Concepts(Source):
-    """Emoji drawings named in six languages. One style of drawing is held out, and a tenth of another."""
+    """Emoji drawings named in six languages. One style of drawing is held out, and a tenth of another.
+
+    What is scored, and drawn for training more often, are `NUM_NAMED` things: those that most other sets show, too.
+    """
 
     name, task, licence, modalities = "concepts", "concept_name", "A", ("image", "text")
+    is_augmented = True
 
     def load(self) -> list[Row]:
         rows = []
@@ -43,6 +51,32 @@ class Concepts(Source):
         known = {row["id"]: {lang: row["names"].get(lang) for lang in LANGUAGES} for row in rows}
         return {concept: names for concept, names in known.items() if all(names.values())}
 
+    @cached_property
+    def named(self) -> frozenset[str]:
+        """The things among which one is named: in every style, with short names, met in most media."""
+        media = {row["id"]: len(row["modalities"]) for row in json_lines(self.folder / "alignment.jsonl")}
+        rows = [row for row in json_lines(self.folder / "manifest.jsonl") if row["id"] in self.names]
+        things = [
+            row["id"]
+            for row in rows
+            if row["group"] in THINGS
+            and len(row["images"]) == 3
+            and max(map(len, self.names[row["id"]].values())) <= MAX_NAME_CHARS
+        ]
+        return frozenset(sorted(things, key=lambda each: (-media.get(each, 0), share_of(each)))[:NUM_NAMED])
+
+    def is_scored(self, row: Row) -> bool:
+        return row["concept"] in self.named
+
+    @cached_property
+    def _named_rows(self) -> list[Row]:
+        return [row for row in self.rows["train"] if row["concept"] in self.named]
+
+    def draw(self, rows: Sequence[Row], rng: random.Random) -> Row:
+        """Three of four times one of the named things, where training has them."""
+        of_named = rows is self.rows["train"] and self._named_rows and rng.random() < 0.75
+        return super().draw(self._named_rows if of_named else rows, rng)
+
     def licence_of(self, row: Row) -> str:
         return "B" if row["style"] == "openmoji" else "A"
 
@@ -53,18 +87,26 @@ class Concepts(Source):
         return row["style"] == "twemoji" and share_of(member_bytes(self.folder, row, row["id"])) < TEST_SHARE
 
     def make(self, row: Row, rng: random.Random) -> Example:
-        language = rng.choice(LANGUAGES)
+        """A picture to be named; where it trains, in some more languages after the first."""
+        languages = rng.sample(LANGUAGES, 1 if self.is_test(row) else 3)
         picture = Image(self.bytes_of(row), name=row["id"])
         tags = ("unseen_style",) if row["style"] == UNSEEN_STYLE else ()
-        answer = self.names[row["concept"]][language]
-        question = rng.choice(WHAT_IS_THIS[language])
-        return self.told(row, (picture, question), answer, language=language, tags=tags, style=row["style"])
+        facts: dict[str, object] = {"style": row["style"]}
+        if row["concept"] in self.named:
+            facts["choices"] = sorted(self.names[concept][languages[0]] for concept in self.named)
+        names = [self.names[row["concept"]][language] for language in languages]
+        questions = [rng.choice(WHAT_IS_THIS[language]) for language in languages]
+        first = self.told(row, (picture, questions[0]), names[0], language=languages[0], tags=tags, **facts)
+        turns = zip(questions[1:], names[1:], strict=True)
+        more = [message for asked, name in turns for message in (Message.user(asked), Message.model(name))]
+        return dataclasses.replace(first, messages=(*first.messages, *more))
 
 
 class Mnist(Source):
     """Handwritten digits, drawn at 112 pixels in the middle of 128."""
 
     name, task, licence, modalities = "digits/mnist", "digit_image", "B", ("image", "text")
+    is_augmented = True
 
     @cached_property
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
@@ -122,6 +164,7 @@ class Clothing(Source):
     """Photos of clothes and what they are."""
 
     name, task, licence, modalities = "photos/clothing", "photo_class", "A", ("image", "text")
+    is_augmented = True
 
     def is_test(self, row: Row) -> bool:
         return row["split"] == "validation"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from castor.content import Message, Part
+from castor.data.real.augment import augmented
 from castor.data.real.files import Row, json_lines, member_bytes, share_of
 from castor.example import Example
 
@@ -27,6 +28,7 @@ class Source(ABC):
     task: ClassVar[str]
     licence: ClassVar[str]
     modalities: ClassVar[tuple[str, ...]]
+    is_augmented: ClassVar[bool] = False  # whether training sees its media changed a little each time
 
     def __init__(self, root: str | Path, licences: Sequence[str] = ("A", "B")) -> None:
         self.folder = Path(root) / (self.where or self.name)
@@ -48,6 +50,10 @@ class Source(ABC):
         """Whether a row is held out; by default a tenth of the items."""
         return share_of(row["id"]) < TEST_SHARE
 
+    def is_scored(self, row: Row) -> bool:
+        """Whether a held-out row is asked about where abilities are scored; by default each."""
+        return True
+
     @abstractmethod
     def make(self, row: Row, rng: random.Random) -> Example:
         """The example of a row; `rng` picks phrasing."""
@@ -66,11 +72,17 @@ class Source(ABC):
         rows = self._rows(split)
         if not rows:
             raise ValueError(f"{self.name}: no {split} items under {self.folder}")
-        return self.make(rows[rng.randrange(len(rows))], rng)
+        example = self.make(self.draw(rows, rng), rng)
+        return augmented(example, rng) if self.is_augmented and split == "train" else example
+
+    def draw(self, rows: Sequence[Row], rng: random.Random) -> Row:
+        """The row of a drawn example; by default each as likely."""
+        return rows[rng.randrange(len(rows))]
 
     def examples(self, split: str, limit: int | None = None) -> list[Example]:
         """The first `limit` examples of `split` in an order that is shuffled once and for all."""
-        rows = sorted(self._rows(split), key=lambda row: (share_of(f"order/{row['id']}"), row["id"]))
+        rows = [row for row in self._rows(split) if split == "train" or self.is_scored(row)]
+        rows.sort(key=lambda row: (share_of(f"order/{row['id']}"), row["id"]))
         return [self.make(row, random.Random(f"{self.name}/{row['id']}")) for row in rows[:limit]]
 
     def count(self, split: str) -> int:
@@ -91,7 +103,10 @@ class Source(ABC):
         tags: Sequence[str] = (),
         **facts: object,
     ) -> Example:
-        """An example of one question and one answer, with the row's id, set and licence class in `meta`."""
+        """An example of one question and one answer, with the row's id, set and licence class in `meta`.
+
+        A fact called `choices` lists the answers among which one is to be named.
+        """
         meta = {"id": row["id"], "source": self.name, "licence": self.licence_of(row), **facts}
         messages = (Message.user(*parts), Message.model(answer))
         media = [type(part).__name__.lower() for part in parts if not isinstance(part, str)]
