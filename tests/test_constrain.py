@@ -119,3 +119,25 @@ def test_without_the_library_the_extra_is_named(model: Model, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "llguidance", None)
     with pytest.raises(ValueError, match=r"pip install 'castor\[constrain\]'"):
         model.generate("x", response_regex="a")
+
+
+def test_a_reply_is_one_of_the_choices_and_each_can_be_said(model: Model) -> None:
+    """Texts that begin alike or within each other too, at any temperature; the likeliest by the model's own scores."""
+    choices = ("red", "red star", "redder", "a", "红色", "2", "22")
+    settings = [{"temperature": 3.0, "seed": seed} for seed in range(120)] + [{"temperature": 0.0}]
+    engine = Engine(model, EngineConfig(cache_tokens=20_000, max_waiting=200))
+    config = [SamplingConfig(max_tokens=40, choices=choices, **each) for each in settings]
+    asked = [engine.submit([Message.user("Which?")], each) for each in config]
+    while engine.step():
+        pass
+    said = [request.result().message.text for request in asked]
+    assert set(said) == set(choices)
+    first = {text: model.tokenizer.encode(text)[0] for text in choices}
+    logits_V = model.logits([Message.user("Which?"), Message.model("a")])[-len(model.tokenizer.encode("a")) - 2]
+    assert first[said[-1]] == max(first.values(), key=lambda token_id: float(logits_V[token_id]))
+
+
+@pytest.mark.parametrize("choices", [(), ("a", "")])
+def test_choices_that_cannot_be_are_refused(choices: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="choices="):
+        SamplingConfig(choices=choices)

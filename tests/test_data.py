@@ -266,6 +266,39 @@ def test_real_speakers_sentences_and_licences_are_kept_apart():
     assert not any(row["noncommercial"] for rows in photos.values() for row in rows)
 
 
+@needs_data
+def test_things_are_named_among_choices_that_hold_the_answer():
+    found = RealData(DATA)
+    for name, count in (("concepts", 200), ("audio/sounds", 50), ("audio/mandarin_words", 50)):
+        examples = found[name].examples("test", 60)
+        assert len(examples) == 60
+        for example in examples:
+            choices = example.meta["choices"]
+            assert example.answer.text in choices and len(choices) == len(set(choices)) == count, name
+
+
+def test_augmented_media_are_others_of_the_same_kind():
+    from castor.content import Audio, Image, Message
+    from castor.data.real.augment import augmented, moved, resounded
+    from castor.example import Example
+
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[24:40, 24:40] = (200, 30, 30)
+    tone = np.sin(np.arange(16000) * 2 * np.pi * 440 / 16000).astype(np.float32) * 0.5
+    parts = (Image.from_pixels(pixels), Audio.from_samples(tone), "What is this?")
+    example = Example(messages=(Message.user(*parts), Message.model("a square")), task="own")
+    one, again, other = (augmented(example, random.Random(seed)) for seed in (1, 1, 2))
+    assert one == again != other and one.answer == example.answer
+    for seed in range(20):
+        seen = moved(pixels, random.Random(seed)).astype(int)
+        is_thing = np.abs(seen - seen[0, 0]).sum(2) > 60
+        y, x = np.argwhere(is_thing).mean(0)
+        assert seen.shape == pixels.shape and 70 < is_thing.sum() < 700 and max(abs(x - 32), abs(y - 32)) < 16
+        heard = resounded(tone, random.Random(seed))
+        peak_hz = np.abs(np.fft.rfft(heard)).argmax() * 16000 / len(heard)
+        assert 440 * 0.84 < peak_hz < 440 * 1.18 and 0.05 < np.abs(heard).max() <= 0.52
+
+
 def test_own_examples_come_back_and_wrong_lines_are_numbered(tmp_path):
     import json
 

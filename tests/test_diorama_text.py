@@ -186,6 +186,21 @@ def test_held_out_words_are_never_written_in_training():
         assert not ({line.lower() for line in lines} & held_out) - shared
 
 
+def test_training_invents_words_and_tests_do_not():
+    known = {word.lower() for language in lettering.WORDS for word in lettering.WORDS[language].split()}
+    painted = {
+        split: [
+            line.lower()
+            for index in range(150)
+            for line in World(split=split).example("text_reading", index).meta["lines"]
+            if not line.isdigit()
+        ]
+        for split in ("train", "test")
+    }
+    assert set(painted["test"]) <= known
+    assert 0.25 < sum(line not in known for line in painted["train"]) / len(painted["train"]) < 0.5
+
+
 def test_a_saying_is_put_in_every_language():
     saying = Saying("there", (Thing("circle", "red", ""),), number=3)
     assert saying.text("en") == "There are three red circles."

@@ -211,6 +211,29 @@ def test_report_json_markdown_and_records(tmp_path: Path) -> None:
     assert report_table(report).row_count == len(report.rows)
 
 
+def test_examples_with_choices_are_asked_among_them_and_come_back_in_order() -> None:
+    """A model that says the last of the choices, or "free" without any; two lists of choices, mixed."""
+
+    class Last:
+        def generate_batch(
+            self, prompts: list[list[Message]], *, max_tokens: int, choices: tuple[str, ...] = ("free",)
+        ) -> list[Message]:
+            return [Message.model(choices[-1]) for _ in prompts]
+
+    lists = [(), ("red", "green"), ("blue", "black")]
+    wanted = ["free", "green", "black"]
+    examples = [
+        Example(
+            messages=(Message.user(f"c{i}"), Message.model(wanted[i % 3])),
+            task="sound_name",
+            meta={"choices": list(lists[i % 3])} if i % 3 else {},
+        )
+        for i in range(21)
+    ]
+    report = evaluate(Last(), {"sound_name": examples}, TASKS)
+    assert report.overall()[0].score == 1.0
+
+
 def test_an_answerer_stands_in_for_the_model() -> None:
     examples = [
         Example(messages=(Message.user(example.answer.images[0]), example.answer), task="reconstruction")
