@@ -136,7 +136,7 @@ def test_installed_once_for_machines_without_a_compiler(
     old.write_bytes(b"")
     made, problem = native.install(native.INSTALLED)
     assert problem is None and sorted(made) == sorted(native.INSTALLED.iterdir()) and old not in made
-    assert len(made) == 3  # one for all processors, and two of which each takes one
+    assert len(made) == 4  # one for all processors, and three of which each takes one
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("CC", "cc-that-is-not-there")
     assert found("lowbit") in made and found("layers") in made and not cache.exists()
@@ -161,20 +161,28 @@ def test_libraries_from_other_sources_are_not_taken(cache: Path, sources: Path) 
 
 
 @needs_compiler
-def test_a_processor_gets_only_what_it_can_run(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same folder seen by a processor without AVX-512: other code, the same numbers."""
-    assert native._instructions() > {"sse2"}
-    monkeypatch.setattr(native, "_instructions", lambda: frozenset({"sse2", "avx2", "fma"}))
+@pytest.mark.parametrize("can", [{"sse2"}, {"sse2", "avx2"}, {"sse2", "avx2", "fma"}])
+def test_a_processor_gets_only_what_it_can_run(can: set[str], cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same folder seen by processors with fewer instructions: other code, the same numbers."""
+    if not native._instructions() >= can:
+        pytest.skip(f"this processor lacks some of {can}")
+    monkeypatch.setattr(native, "_instructions", lambda: frozenset(can))
     library = native.native.__wrapped__("layers")
-    assert "avx512" not in library._name
-    x, weight = torch.randn(5, 40), torch.rand(40)
-    y, size = torch.empty_like(x), (ctypes.c_int64(5), ctypes.c_int64(40), ctypes.c_float(1e-6), 1)
-    library.castor_norm_float32(*(ctypes.c_void_p(each.data_ptr()) for each in (x, weight, y)), *size)
-    assert_near(y, torch.nn.functional.rms_norm(x, (40,), weight, 1e-6))
-    every = frozenset(native.CODES["layers"].wide)
-    monkeypatch.setattr(native, "_instructions", lambda: every)
-    assert [set(each.needs) <= every for each in native.libraries("layers")] == [True, True]
-    assert "avx512" in native.libraries("layers")[0].name
+    assert library is not None and "avx512" not in library._name and library._name.endswith("-fma.so") == ("fma" in can)
+    size = (ctypes.c_int64(5), ctypes.c_int64(43), ctypes.c_float(1e-6), 1)
+    for dtype in ERROR:
+        x, weight = torch.randn(5, 43).to(dtype), torch.rand(43).to(dtype)
+        y = torch.empty_like(x)
+        norm = getattr(library, f"castor_norm_{str(dtype).removeprefix('torch.')}")
+        norm(*(ctypes.c_void_p(each.data_ptr()) for each in (x, weight, y)), *size)
+        assert_near(y, torch.nn.functional.rms_norm(x.float(), (43,), weight.float(), 1e-6).to(dtype))
+
+
+@needs_compiler
+def test_the_best_library_comes_first() -> None:
+    needs = [set(each.needs) for each in native.libraries("layers")]
+    assert len(needs) == 3 and needs[0] > needs[1] > needs[2] == set()
+    assert "avx512vl" in needs[0] and needs[1] == {"avx2", "fma"}
 
 
 @needs_compiler

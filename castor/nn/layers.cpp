@@ -39,21 +39,34 @@ struct Rows {
     int32_t count, width[2];
 };
 
+// The sums of N vectors, to out[0..N).
+template <int N>
+static inline void write_sums(const vec *x, float *out) {
+    if constexpr (N > LANES) {
+        write_sums<LANES>(x, out);
+        write_sums<N - LANES>(x + LANES, out + LANES);
+    } else {
+        vec total = sums<N>(x);
+        for (int i = 0; i < N; ++i) out[i] = total[i];
+    }
+}
+
 // R rows of the weights times C rows of the input: y[c][r]. One accumulator for each pair, in rising order of k.
 template <class W, int R, int C>
 static void products(const W *w, const float *x, float *y, int64_t in, int64_t out) {
-    f16 acc[C * R];
-    for (int i = 0; i < C * R; ++i) acc[i] = f16{};
+    vec acc[C * R];
+    for (int i = 0; i < C * R; ++i) acc[i] = vec{};
     int64_t k = 0;
-    for (; k + 16 <= in; k += 16) {
-        f16 wide[R];
+    for (; k + LANES <= in; k += LANES) {
+        vec wide[R];
         for (int r = 0; r < R; ++r) wide[r] = load(w + r * in + k);
         for (int c = 0; c < C; ++c) {
-            f16 own = load(x + c * in + k);
+            vec own = load(x + c * in + k);
             for (int r = 0; r < R; ++r) acc[c * R + r] += wide[r] * own;
         }
     }
-    f16 total = sums<C * R>(acc);
+    float total[C * R];
+    write_sums<C * R>(acc, total);
     for (int c = 0; c < C; ++c)
         for (int r = 0; r < R; ++r) y[c * out + r] = total[c * R + r];
     for (; k < in; ++k)
@@ -61,27 +74,28 @@ static void products(const W *w, const float *x, float *y, int64_t in, int64_t o
             for (int r = 0; r < R; ++r) y[c * out + r] += to_float(w[r * in + k]) * x[c * in + k];
 }
 
-// Rows [from, to) of the weights times all B rows of the input, into y [B, out].
+// The same for any number of rows of the input from the c-th on, C at a time and what is left in fewer.
+template <class W, int R, int C>
+static void row_products(const W *w, const float *x, float *y, int64_t in, int64_t out, int rows, int c = 0) {
+    for (; c + C <= rows; c += C) products<W, R, C>(w, x + c * in, y + c * out, in, out);
+    if constexpr (C > 1) row_products<W, R, C - 1>(w, x, y, in, out, rows, c);
+}
+
+// Rows [from, to) of the weights times all B rows of the input, into y [B, out]. Accumulators stay in registers.
 template <class W>
 static void matmul(const W *w, const float *x, float *y, int64_t in, int64_t out, int64_t from, int64_t to, int rows) {
+    constexpr int at_once = LANES == 16 ? 4 : 3;
     int64_t r = from;
     if (rows == 1)
         for (; r + 8 <= to; r += 8) products<W, 8, 1>(w + r * in, x, y + r, in, out);
-    for (; r + 4 <= to; r += 4) {
-        int c = 0;
-        for (; c + 4 <= rows; c += 4) products<W, 4, 4>(w + r * in, x + c * in, y + c * out + r, in, out);
-        if (rows - c == 3) products<W, 4, 3>(w + r * in, x + c * in, y + c * out + r, in, out);
-        if (rows - c == 2) products<W, 4, 2>(w + r * in, x + c * in, y + c * out + r, in, out);
-        if (rows - c == 1) products<W, 4, 1>(w + r * in, x + c * in, y + c * out + r, in, out);
-    }
-    for (; r < to; ++r)
-        for (int c = 0; c < rows; ++c) products<W, 1, 1>(w + r * in, x + c * in, y + c * out + r, in, out);
+    for (; r + 4 <= to; r += 4) row_products<W, 4, at_once>(w + r * in, x, y + r, in, out, rows);
+    for (; r < to; ++r) row_products<W, 1, 1>(w + r * in, x, y + r, in, out, rows);
 }
 
 static float inverse_rms(const float *x, int64_t n, float eps) {
-    f16 acc = {};
+    vec acc = {};
     int64_t i = 0;
-    for (; i + 16 <= n; i += 16) acc += load(x + i) * load(x + i);
+    for (; i + LANES <= n; i += LANES) acc += load(x + i) * load(x + i);
     float total = sum(acc);
     for (; i < n; ++i) total += x[i] * x[i];
     return 1.0f / std::sqrt(total / n + eps);
@@ -201,7 +215,7 @@ struct Step {
             int b = at / l.heads;
             int64_t n = at % l.heads, last = rows.positions[b], window = model.window[l.kind];
             int64_t first = window ? std::max<int64_t>(0, last - window + 1) : 0, size = model.block_tokens;
-            std::vector<float> score((last - first + 16) / 16 * 16, -1e30f);
+            std::vector<float> score((last - first + LANES) / LANES * LANES, -1e30f);
             const float *query = &q[at * dim];
             float most = -1e30f;
             for (int64_t p = first; p <= last;) {
@@ -211,10 +225,10 @@ struct Step {
                     most = std::max(most, score[p - first]);
                 }
             }
-            f16 total = {};
-            for (size_t i = 0; i < score.size(); i += 16) {
-                f16 e = exp16(load(&score[i]) - most);
-                for (int64_t lane = last - first - int64_t(i) + 1; lane < 16; ++lane) e[lane] = 0;
+            vec total = {};
+            for (size_t i = 0; i < score.size(); i += LANES) {
+                vec e = exp_of(load(&score[i]) - most);
+                for (int64_t lane = last - first - int64_t(i) + 1; lane < LANES; ++lane) e[lane] = 0;
                 store(&score[i], e);
                 total += e;
             }
@@ -225,8 +239,8 @@ struct Step {
                 for (int64_t stop = std::min(last + 1, (p / size + 1) * size); p < stop; ++p, value += stride) {
                     float share = score[p - first] * scale;
                     int64_t i = 0;
-                    for (; i + 16 <= dim; i += 16)
-                        *reinterpret_cast<f16 *>(out + i) += load(value + i) * share;
+                    for (; i + LANES <= dim; i += LANES)
+                        *reinterpret_cast<vec *>(out + i) += load(value + i) * share;
                     for (; i < dim; ++i) out[i] += to_float(value[i]) * share;
                 }
             }
@@ -244,8 +258,8 @@ struct Step {
             for (int b = 0; b < rows.count; ++b) {
                 float *gate = &inner[b * l.inner + from], *own = &up[b * n];
                 int64_t j = 0;
-                for (; j + 16 <= n; j += 16) *reinterpret_cast<f16 *>(gate + j) = gelu16(load(gate + j)) * load(own + j);
-                for (; j < n; ++j) gate[j] = gelu16(fill(gate[j]))[0] * own[j];
+                for (; j + LANES <= n; j += LANES) store(gate + j, gelu_of(load(gate + j)) * load(own + j));
+                for (; j < n; ++j) gate[j] = gelu_of(fill(gate[j]))[0] * own[j];
             }
         }
         product(l.down, inner.data(), moved.data(), l.inner, model.dim);
@@ -279,13 +293,13 @@ struct Step {
         if (model.soft_cap > 0) {
             const int64_t count = int64_t(rows.count) * model.vocab;
 #pragma omp for schedule(static)
-            for (int64_t i = 0; i < count / 16; ++i) {
-                float *at = rows.logits + 16 * i;
-                store(at, tanh16(load(at) / model.soft_cap) * model.soft_cap);
+            for (int64_t i = 0; i < count / LANES; ++i) {
+                float *at = rows.logits + LANES * i;
+                store(at, tanh_of(load(at) / model.soft_cap) * model.soft_cap);
             }
 #pragma omp single
-            for (int64_t i = count / 16 * 16; i < count; ++i)
-                rows.logits[i] = tanh16(fill(rows.logits[i] / model.soft_cap))[0] * model.soft_cap;
+            for (int64_t i = count / LANES * LANES; i < count; ++i)
+                rows.logits[i] = tanh_of(fill(rows.logits[i] / model.soft_cap))[0] * model.soft_cap;
         }
     }
 };
@@ -312,13 +326,13 @@ static void norm_rows(const W *x, const W *weight, W *y, int64_t rows, int64_t n
     for (int64_t r = 0; r < rows; ++r) {
         const W *from = x + r * n;
         W *to = y + r * n;
-        f16 acc = {};
+        vec acc = {};
         int64_t i = 0;
-        for (; i + 16 <= n; i += 16) acc += load(from + i) * load(from + i);
+        for (; i + LANES <= n; i += LANES) acc += load(from + i) * load(from + i);
         float total = sum(acc);
         for (; i < n; ++i) total += to_float(from[i]) * to_float(from[i]);
         const float scale = 1.0f / std::sqrt(total / n + eps);
-        for (i = 0; i + 16 <= n; i += 16)
+        for (i = 0; i + LANES <= n; i += LANES)
             store(to + i, weight ? load(from + i) * scale * load(weight + i) : load(from + i) * scale);
         for (; i < n; ++i) store(to + i, to_float(from[i]) * scale * (weight ? to_float(weight[i]) : 1.0f));
     }
@@ -336,8 +350,8 @@ static void rotate_rows(const W *x, const float *cosine, const float *sine, W *y
             W *to = y + (r * heads + n) * dim;
             const float *c = cosine + r * half, *s = sine + r * half;
             int64_t i = 0;
-            for (; i + 16 <= half; i += 16) {
-                f16 first = load(from + i), second = load(from + half + i);
+            for (; i + LANES <= half; i += LANES) {
+                vec first = load(from + i), second = load(from + half + i);
                 store(to + i, first * load(c + i) - second * load(s + i));
                 store(to + half + i, second * load(c + i) + first * load(s + i));
             }
@@ -352,9 +366,9 @@ static void rotate_rows(const W *x, const float *cosine, const float *sine, W *y
 template <class W>
 static void gate_rows(W *gate, const W *up, int64_t count, int threads) {  // gate <- gelu(gate) * up
 #pragma omp parallel for schedule(static) num_threads(threads) if (count > 32768)
-    for (int64_t i = 0; i < count / 16 * 16; i += 16) store(gate + i, gelu16(load(gate + i)) * load(up + i));
-    for (int64_t i = count / 16 * 16; i < count; ++i)
-        store(gate + i, gelu16(fill(to_float(gate[i])))[0] * to_float(up[i]));
+    for (int64_t i = 0; i < count / LANES * LANES; i += LANES) store(gate + i, gelu_of(load(gate + i)) * load(up + i));
+    for (int64_t i = count / LANES * LANES; i < count; ++i)
+        store(gate + i, gelu_of(fill(to_float(gate[i])))[0] * to_float(up[i]));
 }
 
 #define FOR_BOTH_TYPES(W, name)                                                                                        \

@@ -3,7 +3,7 @@
    y[M, F] = x[M, D] W[F, D]^T, with W in tiles of 16 rows by 32 inputs (see packed.py). Each row of x is rounded to
    int8 in groups of 32 inputs; products within a group are exact integers, and groups are added up in float32, in
    order, with one multiplication and one fused multiply-add each. So every path here gives the same bits for a row,
-   whatever rows are beside it: AMX for many rows, VNNI or AVX2 for few.
+   whatever rows are beside it: AMX for many rows, VNNI for few, AVX2 for both where there is nothing else.
 
    Plain C without Python or PyTorch. Threads are those of the OpenMP runtime that the caller hands in (GOMP_parallel),
    since two pools of threads would wait for the same processors. */
@@ -59,6 +59,19 @@ int castor_lowbit_level(void) {
         !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq"))
         return LEVEL_AVX2;
     return has_amx_int8() ? LEVEL_AMX : LEVEL_VNNI;
+}
+
+/* Memory that a thread keeps for its next product. */
+static void *scratch(int which, size_t bytes) {
+    static _Thread_local void *kept[4];
+    static _Thread_local size_t sizes[4];
+    if (sizes[which] < bytes) {
+        free(kept[which]);
+        sizes[which] = (bytes + 4095) / 4096 * 4096;
+        kept[which] = aligned_alloc(64, sizes[which]);
+        if (!kept[which]) sizes[which] = 0;
+    }
+    return kept[which];
 }
 
 /* --- rounding activations ------------------------------------------------------------------------------------ */
@@ -188,51 +201,145 @@ INLINE void write_row(const job_t *job, long m, long t, const float *y) {
 
 /* --- AVX2 ------------------------------------------------------------------------------------------------------ */
 
-/* 8 rows of codes times 4 inputs each, summed into 8 numbers; products of 4-bit codes fit int16 as they are, those of
-   8-bit ones when the sign moves to the activations. */
-INLINE AVX2 __m256i dot_avx2(__m256i acc, __m256i w, __m256i a, int bits) {
-    __m256i pairs;
-    if (bits == 4) {
-        pairs = _mm256_maddubs_epi16(w, a);
-    } else {
-        w = _mm256_xor_si256(w, _mm256_set1_epi8((char)0x80));
-        pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
-    }
-    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+INLINE AVX2 __m256i quad_avx2(const int8_t *a) {
+    int32_t four;
+    memcpy(&four, a, 4);
+    return _mm256_set1_epi32(four);
 }
 
-AVX2 static void tile_avx2(const job_t *job, long t, long m) {
-    const int bits = job->bits, lines = bits == 4 ? 4 : 8;
-    const __m256i low = _mm256_set1_epi8(15);
-    __m256 y[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
-    for (long g = 0; g < job->G; g++) {
-        const uint8_t *codes = job->codes + (t * job->G + g) * lines * 64;
-        const int8_t *a = job->a + (m * job->G + g) * GROUP;
-        const uint16_t *scales = job->scales + (t * job->G + g) * ROWS;
-        __m256 sa = _mm256_set1_ps(job->sa[m * job->G + g]);
-        for (int half = 0; half < 2; half++) {
-            __m256i acc = bits == 4 ? _mm256_set1_epi32(job->shift[m * job->G + g]) : _mm256_setzero_si256();
-            for (int line = 0; line < lines; line++) {
-                __m256i w = _mm256_loadu_si256((const void *)(codes + line * 64 + half * 32));
-                int32_t quad;
-                memcpy(&quad, a + line * 4, 4);
-                if (bits == 4) {
-                    int32_t later;
-                    memcpy(&later, a + 16 + line * 4, 4);
-                    __m256i high = _mm256_and_si256(_mm256_srli_epi16(w, 4), low);
-                    acc = dot_avx2(acc, high, _mm256_set1_epi32(later), 4);
-                    w = _mm256_and_si256(w, low);
-                }
-                acc = dot_avx2(acc, w, _mm256_set1_epi32(quad), bits);
-            }
-            __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)(scales + half * 8)));
-            __m256 sw = _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
-            y[half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc), _mm256_mul_ps(sw, sa), y[half]);
-        }
+/* 8 rows of codes times 4 inputs each, added to sums. Of 4-bit codes all 8 lines of a group fit 16 numbers of int16, as
+   16 * 15 * 127 does; products of 8-bit codes fit only one line, and only when the sign moves to the activations. */
+INLINE AVX2 __m256i dot_avx2(__m256i sums, __m256i w, __m256i a, int bits) {
+    if (bits == 4) {
+        sums = _mm256_add_epi16(sums, _mm256_maddubs_epi16(w, a));
+    } else {
+        w = _mm256_xor_si256(w, _mm256_set1_epi8((char)0x80));
+        __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
+        sums = _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
     }
+    __asm__("" : "+x"(sums)); /* gcc 12 otherwise makes all products first, more than there are registers for */
+    return sums;
+}
+
+/* The sums of a group in float32. */
+INLINE AVX2 __m256 total_avx2(const job_t *job, long at, __m256i sums, int bits) {
+    if (bits == 8) return _mm256_cvtepi32_ps(sums);
+    sums = _mm256_madd_epi16(sums, _mm256_set1_epi16(1));
+    return _mm256_cvtepi32_ps(_mm256_add_epi32(sums, _mm256_set1_epi32(job->shift[at])));
+}
+
+INLINE AVX2 __m256 scales_avx2(const uint16_t *scales) {
+    __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)scales));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+
+INLINE AVX2 void store_avx2(const job_t *job, long m, long t, const __m256 *y) {
     float out[ROWS];
     _mm256_storeu_ps(out, y[0]), _mm256_storeu_ps(out + 8, y[1]);
     write_row(job, m, t, out);
+}
+
+/* `num_tiles` tiles of weights times `num_rows` rows of activations, as `block_vnni` does it. */
+INLINE AVX2 void block_avx2(const job_t *job, long t, long m, int num_tiles, int num_rows, int bits) {
+    const long G = job->G, bytes = bits == 4 ? 256 : 512;
+    const __m256i low = _mm256_set1_epi8(15);
+    __m256 y[FEW];
+    UNROLL for (int i = 0; i < 2 * num_tiles * num_rows; i++) y[i] = _mm256_setzero_ps();
+    for (long g = 0; g < G; g++)
+        UNROLL for (int i = 0; i < num_tiles; i++) {
+            const uint8_t *codes = job->codes + ((t + i) * G + g) * bytes;
+            for (int line = 0; line < bytes / 64; line++) _mm_prefetch(codes + AHEAD + line * 64, _MM_HINT_T0);
+            UNROLL for (int half = 0; half < 2; half++) {
+                __m256i sums[4];
+                UNROLL for (int r = 0; r < num_rows; r++) sums[r] = _mm256_setzero_si256();
+                UNROLL for (int line = 0; line < bytes / 64; line++) {
+                    const __m256i both = _mm256_loadu_si256((const void *)(codes + line * 64 + half * 32));
+                    const __m256i first = bits == 4 ? _mm256_and_si256(both, low) : both;
+                    const __m256i later = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
+                    UNROLL for (int r = 0; r < num_rows; r++) {
+                        const int8_t *a = job->a + ((m + r) * G + g) * GROUP + line * 4;
+                        sums[r] = dot_avx2(sums[r], first, quad_avx2(a), bits);
+                        if (bits == 4) sums[r] = dot_avx2(sums[r], later, quad_avx2(a + 16), bits);
+                    }
+                }
+                const __m256 sw = scales_avx2(job->scales + ((t + i) * G + g) * ROWS + half * 8);
+                UNROLL for (int r = 0; r < num_rows; r++) {
+                    __m256 *to = &y[(i * num_rows + r) * 2 + half], sa = _mm256_set1_ps(job->sa[(m + r) * G + g]);
+                    *to = _mm256_fmadd_ps(total_avx2(job, (m + r) * G + g, sums[r], bits), _mm256_mul_ps(sw, sa), *to);
+                }
+            }
+        }
+    UNROLL for (int i = 0; i < num_tiles; i++)
+        UNROLL for (int r = 0; r < num_rows; r++) store_avx2(job, m + r, t + i, y + (i * num_rows + r) * 2);
+}
+
+/* A tile as bytes, [G, 8, 64], and its scales in float32, [G, 16], for rows to share. */
+INLINE AVX2 void spread_avx2(const job_t *job, long t, uint8_t *codes, float *scales, int bits) {
+    const __m256i low = _mm256_set1_epi8(15);
+    for (long g = 0; g < job->G; g++) {
+        const long at = t * job->G + g, bytes = bits == 4 ? 256 : 512;
+        const __m256i *from = (const void *)(job->codes + at * bytes);
+        __m256i *to = (void *)(codes + g * 512);
+        for (int i = 0; i < bytes / 32; i++) {
+            __m256i both = _mm256_loadu_si256(from + i);
+            to[i] = bits == 4 ? _mm256_and_si256(both, low) : both;
+            if (bits == 4) to[i + 8] = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
+        }
+        for (int half = 0; half < 2; half++)
+            _mm256_store_ps(scales + g * ROWS + half * 8, scales_avx2(job->scales + at * ROWS + half * 8));
+    }
+}
+
+/* A spread tile times 4 rows of activations, each broadcast number used for both halves of the tile. */
+INLINE AVX2 void rows_avx2(const job_t *job, long t, long m, const uint8_t *codes, const float *scales, int bits) {
+    const long G = job->G;
+    __m256 y[8];
+    UNROLL for (int i = 0; i < FEW; i++) y[i] = _mm256_setzero_ps();
+    for (long g = 0; g < G; g++) {
+        __m256i sums[8];
+        UNROLL for (int i = 0; i < FEW; i++) sums[i] = _mm256_setzero_si256();
+        UNROLL for (int line = 0; line < 8; line++) {
+            const __m256i *w = (const void *)(codes + g * 512 + line * 64), first = w[0], second = w[1];
+            UNROLL for (int r = 0; r < 4; r++) {
+                const __m256i a = quad_avx2(job->a + ((m + r) * G + g) * GROUP + line * 4);
+                sums[2 * r] = dot_avx2(sums[2 * r], first, a, bits);
+                sums[2 * r + 1] = dot_avx2(sums[2 * r + 1], second, a, bits);
+            }
+        }
+        UNROLL for (int i = 0; i < FEW; i++) {
+            const long at = (m + i / 2) * G + g;
+            __m256 sw = _mm256_load_ps(scales + g * ROWS + i % 2 * 8);
+            __m256 scale = _mm256_mul_ps(sw, _mm256_set1_ps(job->sa[at]));
+            y[i] = _mm256_fmadd_ps(total_avx2(job, at, sums[i], bits), scale, y[i]);
+        }
+    }
+    UNROLL for (int r = 0; r < 4; r++) store_avx2(job, m + r, t, y + 2 * r);
+}
+
+INLINE AVX2 void tiles_avx2(job_t *job, int bits) {
+    uint8_t *codes = scratch(3, job->G * (512 + ROWS * sizeof(float)));
+    float *scales = (float *)(codes + job->G * 512);
+    if (!codes) abort(); /* half a megabyte */
+    for (long t, step = job->tiles_at_once; (t = atomic_fetch_add(&job->next, step)) < job->tiles;) {
+        const long end = t + step < job->tiles ? t + step : job->tiles;
+        for (; job->M == 1 && t + 4 <= end; t += 4) block_avx2(job, t, 0, 4, 1, bits);
+        for (; t < end; t++) {
+            long m = 0;
+            if (job->M >= ROWS) {
+                spread_avx2(job, t, codes, scales, bits);
+                for (; m + 4 <= job->M; m += 4) rows_avx2(job, t, m, codes, scales, bits);
+            }
+            for (; m + 4 <= job->M; m += 4) block_avx2(job, t, m, 1, 4, bits);
+            for (; m + 2 <= job->M; m += 2) block_avx2(job, t, m, 1, 2, bits);
+            for (; m < job->M; m++) block_avx2(job, t, m, 1, 1, bits);
+        }
+    }
+}
+
+AVX2 static void work_avx2(void *data) {
+    job_t *job = data;
+    if (job->bits == 4) tiles_avx2(job, 4);
+    else tiles_avx2(job, 8);
 }
 
 /* --- AVX-512 VNNI ---------------------------------------------------------------------------------------------- */
@@ -396,19 +503,6 @@ AMX static void block_amx(const job_t *job, long t, long b, const uint8_t *weigh
 
 /* --- all of it ------------------------------------------------------------------------------------------------- */
 
-/* Memory that a thread keeps for its next product. */
-static void *scratch(int which, size_t bytes) {
-    static _Thread_local void *kept[4];
-    static _Thread_local size_t sizes[4];
-    if (sizes[which] < bytes) {
-        free(kept[which]);
-        sizes[which] = (bytes + 4095) / 4096 * 4096;
-        kept[which] = aligned_alloc(64, sizes[which]);
-        if (!kept[which]) sizes[which] = 0;
-    }
-    return kept[which];
-}
-
 AMX static void work_amx(void *data) {
     job_t *job = data;
     tiles_t before, config;
@@ -428,21 +522,19 @@ AMX static void work_amx(void *data) {
     else _tile_release();
 }
 
-static void work(void *data) {
+static void work_vnni(void *data) {
     job_t *job = data;
     const long step = job->tiles_at_once;
     for (long t; (t = atomic_fetch_add(&job->next, step)) < job->tiles;) {
         long count = t + step < job->tiles ? step : job->tiles - t;
-        if (job->level == LEVEL_VNNI && job->M == 1) {
+        if (job->M == 1) {
             one_row_vnni(job, t, count);
             continue;
         }
         for (long end = t + count; t < end; t++)
             for (long m = 0; m < job->M;) {
                 long rows = job->M - m < FEW ? job->M - m : FEW;
-                if (job->level == LEVEL_VNNI) rows_vnni(job, t, m, rows);
-                else
-                    for (long r = 0; r < rows; r++) tile_avx2(job, t, m + r);
+                rows_vnni(job, t, m, rows);
                 m += rows;
             }
     }
@@ -472,7 +564,7 @@ int castor_lowbit_product(const void *codes, const void *scales, const void *x, 
     job.tiles_at_once = M == 1 ? 4 : 1;
     job.rows_at_once = (1 << 20) / (job.G * GROUP * ROWS); /* blocks of activations that stay in the second cache */
     if (job.rows_at_once < 4) job.rows_at_once = 4;
-    run(parallel, job.level == LEVEL_AMX ? work_amx : work, &job, threads);
+    run(parallel, job.level == LEVEL_AMX ? work_amx : job.level == LEVEL_VNNI ? work_vnni : work_avx2, &job, threads);
     return 0;
 }
 

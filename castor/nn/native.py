@@ -36,7 +36,8 @@ class Code:
     variable: str
     flags: tuple[str, ...]
     machines: tuple[str, ...] = ()  # that it is for; none named: all
-    wide: tuple[str, ...] = ()  # instructions of a second library, as /proc/cpuinfo and, behind -m, compilers name them
+    wide: tuple[tuple[str, ...], ...] = ()  # instructions of further libraries, the most demanding first, as
+    # /proc/cpuinfo and, behind -m, compilers name them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +51,14 @@ class Library:
 
 
 CODES = {
-    # Written in vectors of 16 numbers, which the compiler cuts up where registers are narrower.
+    # Written in vectors of 16 numbers for AVX-512 and of 8 for all others; where registers are narrower than that, the
+    # compiler cuts them up.
     "layers": Code(
         source="layers.cpp",
         compilers=("g++",),  # others lack its shuffles
         variable="CXX",
         flags=("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-fopenmp"),
-        wide=("avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl"),
+        wide=(("avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl"), ("avx2", "fma")),
     ),
     # Holds code for several kinds of processors, and chooses when it starts.
     "lowbit": Code(
@@ -86,7 +88,7 @@ def libraries(name: str) -> list[Library]:
     if platform.system() != "Linux" or (code.machines and machine not in code.machines):
         return []
     made = []
-    for needs in (code.wide, ()) if code.wide and machine == "x86_64" else ((),):
+    for needs in (*code.wide, ()) if machine == "x86_64" else ((),):
         flags = (*code.flags, *(f"-m{each}" for each in needs), "-fPIC", "-shared")
         key = hashlib.blake2b(" ".join((machine, *flags)).encode(), digest_size=12)
         for source in (SOURCES / code.source, *sorted(SOURCES.glob("*.h"))):
