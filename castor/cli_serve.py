@@ -91,7 +91,7 @@ def run_serve(arguments: Any) -> None:
     try:
         from castor.server.run import listen, serve
     except ModuleNotFoundError as error:
-        if error.name not in ("fastapi", "starlette", "uvicorn", "prometheus_client"):
+        if error.name not in ("starlette", "uvicorn", "prometheus_client"):
             raise
         raise ValueError(f"serving needs {error.name}: pip install 'castor[serve]'") from None
     from castor.server.config import ServerConfig, check_names

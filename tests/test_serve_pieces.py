@@ -77,8 +77,7 @@ def test_pieces_come_at_their_pace(model: Model, script: Script, monkeypatch: py
     monkeypatch.setattr(Engine, "_say", slowly)
     script(Text(SAID))
     times = [at for at, _ in followed(model, 0.1)]
-    gaps = [after - before for before, after in zip(times[1:-1], times[2:-1], strict=False)]
-    assert 4 < len(times) < 20 and min(gaps, default=1) > 0.05, times
+    assert 4 < len(times) <= times[-1] / 0.1 + 3, times  # one with each multiple of the pace, the first and the last
 
 
 def test_a_stop_text_and_a_picture_among_gathered_texts(model: Model, script: Script) -> None:
