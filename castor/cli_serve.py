@@ -76,6 +76,9 @@ def add_serve_verb(verb: Callable[..., Any]) -> None:
     parser.add_argument("--queue", type=whole, default=16, metavar="N", help="requests that may wait (default: 16)")
     parser.add_argument("--max-tokens", type=whole, default=1024, metavar="N", help="unless a request says (1024)")
     parser.add_argument(
+        "--piece-ms", type=float, default=30, metavar="N", help="between pieces of a stream; 0: each token alone (30)"
+    )
+    parser.add_argument(
         "--ray", type=whole, metavar="N", help="N replicas behind Ray Serve; pip install castor[cluster]"
     )
     parser.add_argument(
@@ -88,7 +91,7 @@ def run_serve(arguments: Any) -> None:
     try:
         from castor.server.run import listen, serve
     except ModuleNotFoundError as error:
-        if error.name not in ("fastapi", "starlette", "uvicorn", "prometheus_client"):
+        if error.name not in ("starlette", "uvicorn", "prometheus_client"):
             raise
         raise ValueError(f"serving needs {error.name}: pip install 'castor[serve]'") from None
     from castor.server.config import ServerConfig, check_names
@@ -106,6 +109,7 @@ def run_serve(arguments: Any) -> None:
         max_rows=arguments.together,
         max_waiting=arguments.queue,
         max_tokens=arguments.max_tokens,
+        piece_s=arguments.piece_ms / 1000,
         files_folder=arguments.files,
     )
     given = [*arguments.api_key, *filter(None, [os.environ.get("CASTOR_API_KEY")])]

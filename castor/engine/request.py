@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -24,6 +24,7 @@ from castor.tokens.gemma import GemmaRenderer
 from castor.tokens.render import Renderer
 from castor.tokens.sequence import Sequence
 
+HURRY = 8  # ids among which the first part of a reply is looked for with every one
 Reason = Literal["stop", "length", "cancelled", "deadline", "memory", "error"]
 
 
@@ -55,6 +56,18 @@ class Entering(NamedTuple):
     x_TD: torch.Tensor
     ids_T: torch.Tensor
     block_T: torch.Tensor
+
+
+@dataclass
+class _Pace:
+    """How often a follower in an event loop wants news: 0 is with every id."""
+
+    every_s: float = 0.0
+
+
+def _next(now_s: float, every_s: float) -> float:
+    """The next multiple of `every_s`: all who follow at the same pace are served in one turn of their loop."""
+    return (now_s // every_s + 1) * every_s
 
 
 class Request:
@@ -159,38 +172,57 @@ class Request:
 
     async def __aiter__(self) -> AsyncIterator[Said]:
         """The same in an event loop. Whoever leaves before the end cancels the request."""
-        loop, news, at = asyncio.get_running_loop(), asyncio.Event(), 0
+        async with contextlib.aclosing(self._news(_Pace())) as news:
+            async for some in news:
+                for said in some:
+                    yield said
+
+    async def aparts(self, every_s: float = 0.0) -> AsyncIterator[Part]:
+        """`parts` in an event loop: the first at once, the others at most every `every_s` seconds and at the end.
+
+        Texts that came since are one part then. The loop is not woken for what it will not give yet.
+        """
+        writer, pace, num_said = part_stream(self.renderer, self.sampling.stop), _Pace(), 0
+        async with contextlib.aclosing(self._news(pace)) as news:
+            async for some in news:
+                num_said += len(some)
+                if num_said > HURRY:  # a drawing, perhaps, which has its first part late
+                    pace.every_s = every_s
+                for part in writer.take(*(said.token_id for said in some)):
+                    pace.every_s = every_s
+                    yield part
+        for part in writer.finish():
+            yield part
+
+    async def _news(self, pace: _Pace) -> AsyncGenerator[list[Said]]:
+        """What was said since the last time, as often as `pace` says; its end is told at once."""
+        loop, told, at = asyncio.get_running_loop(), asyncio.Event(), 0
 
         def tell() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
-                loop.call_soon_threadsafe(news.set)
+            if not pace.every_s or self.reason is not None:
+                with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+                    loop.call_soon_threadsafe(told.set)
 
         with self._changed:
             self._listeners.append(tell)
         try:
             while True:
-                news.clear()
+                told.clear()
                 ended = self.reason is not None
-                while at < len(self.said):
-                    at += 1
-                    yield self.said[at - 1]
+                if news := self.said[at:]:
+                    at += len(news)
+                    yield news
                 if ended:
                     return
-                await news.wait()
+                timer = loop.call_at(_next(loop.time(), pace.every_s), told.set) if pace.every_s else None
+                await told.wait()
+                if timer is not None:
+                    timer.cancel()
         finally:
             with self._changed:
                 self._listeners.remove(tell)
             if self.reason is None:
                 self.cancel()
-
-    async def aparts(self) -> AsyncIterator[Part]:
-        """`parts` in an event loop."""
-        writer = part_stream(self.renderer, self.sampling.stop)
-        async for said in self:
-            for part in writer.take(said.token_id):
-                yield part
-        for part in writer.finish():
-            yield part
 
     def result(self, timeout_s: float | None = None) -> Result:
         """The finished reply. TimeoutError where it takes longer, RuntimeError where the engine failed."""

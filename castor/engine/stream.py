@@ -38,21 +38,25 @@ class TextStream:
         # Decoding all pieces for each new one would cost the square of a reply: only those from `start` on are.
         self.start, self.before, self.overlap = 0, "", 0  # `before` holds the first `overlap` characters from `start`
 
-    def take(self, token_id: int) -> Iterator[Part]:
-        """What one more id makes certain."""
-        space = self.renderer.space
-        if self.drawing or token_id == space.special("<|draw>"):
+    def take(self, *ids: int) -> Iterator[Part]:
+        """What more ids make certain, neighbouring texts as one."""
+        space, is_grown = self.renderer.space, False
+        for token_id in ids:
+            if not self.drawing and token_id != space.special("<|draw>"):
+                self.pieces.append(token_id)
+                is_grown = True
+                continue
             if not self.drawing:
                 yield from self.finish()
+                is_grown = False
             self.drawing.append(token_id)
             if token_id == space.special("<draw|>"):
                 yield from (part for part in self.renderer.decode(self.drawing) if isinstance(part, Image))
                 self.drawing = []
-            return
-        text = self._grown(token_id)
-        certain = text.rstrip("\ufffd")
-        held = max((_overlap(certain, word) for word in self.stop), default=0)
-        yield from self._give(certain[: len(certain) - held])
+        if is_grown:
+            certain = self._text().rstrip("\ufffd")
+            held = max((_overlap(certain, word) for word in self.stop), default=0)
+            yield from self._give(certain[: len(certain) - held])
 
     def finish(self) -> Iterator[Part]:
         """What is left at the end."""
@@ -62,10 +66,9 @@ class TextStream:
         self.pieces, self.given = [], 0
         self.start, self.before, self.overlap = 0, "", 0
 
-    def _grown(self, token_id: int) -> str:
-        """The text of all pieces with one more."""
+    def _text(self) -> str:
+        """The text of all pieces."""
         decode = self.renderer.tokenizer.decode
-        self.pieces.append(token_id)
         text = self.before + decode(self.pieces[self.start :])[self.overlap :]
         if len(self.pieces) - self.start >= 2 * WINDOW and not text.endswith("\ufffd"):
             self.start, self.before = len(self.pieces) - WINDOW, text
@@ -93,9 +96,9 @@ class PartStream:
         self.ids: list[int] = []
         self.given: list[Part] = []
 
-    def take(self, token_id: int) -> Iterator[Part]:
-        """What one more id makes certain."""
-        self.ids.append(token_id)
+    def take(self, *ids: int) -> Iterator[Part]:
+        """What more ids make certain, neighbouring texts as one."""
+        self.ids += ids
         *finished, last = self.renderer.decode(self.renderer.tokenizer.settled(self.ids)) or (Text(""),)
         yield from self._give([*finished, last] if isinstance(last, Image) else finished)
         if isinstance(last, Text) and not last.text.startswith("<|tool_call>"):

@@ -14,6 +14,7 @@ from collections.abc import Sequence as Seq
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
@@ -35,6 +36,7 @@ Modality = Literal["TEXT", "IMAGE", "VIDEO", "AUDIO", "DOCUMENT"]
 Tokens = Mapping[Modality, int]
 T = TypeVar("T")
 STEP_TOKENS = 512  # read in one step of the engine
+QUICK_TOKENS, QUICK_BYTES = 2048, 2**18  # of prompts, and of their media, that are handed over without a thread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,10 +102,17 @@ class Answerer:
     """Answers for one model. Its methods belong to one event loop; `close` ends its threads."""
 
     def __init__(
-        self, model: Model, *, max_rows: int = 16, max_waiting: int = 16, limits: Limits | None = None
+        self,
+        model: Model,
+        *,
+        max_rows: int = 16,
+        max_waiting: int = 16,
+        piece_s: float = 0.0,
+        limits: Limits | None = None,
     ) -> None:
-        """`max_rows` requests are answered together, and `max_waiting` more may wait."""
+        """`max_rows` requests are answered together, and `max_waiting` more may wait; `piece_s` between two parts."""
         self.model, self.max_rows, self.num_places = model, max_rows, max_rows + max_waiting
+        self.piece_s = piece_s
         if limits is not None:
             model.renderer.limits = limits
         self.num_inside = 0
@@ -203,7 +212,7 @@ class Answerer:
         )
         request = await self.submit(prompt.sequence, sampling, query.deadline_s, query.priority)
         try:
-            async for part in request.aparts():
+            async for part in request.aparts(self.piece_s):
                 yield part
             yield self._end(request)
         finally:
@@ -213,15 +222,17 @@ class Answerer:
     async def submit(
         self, sequence: Sequence, sampling: SamplingConfig, deadline_s: float | None, priority: int = 0
     ) -> Request:
-        """Hand a prompt to the engine, in a thread, as digests and grammars take their time."""
-        pending = self._readers.submit(
-            self.engine.submit_tokens, sequence, sampling, deadline_s=deadline_s, priority=priority
-        )
+        """Hand a prompt to the engine; in a thread where grammars, or digests of media, take their time."""
+        hand_over = partial(self.engine.submit_tokens, sequence, sampling, deadline_s=deadline_s, priority=priority)
         try:
-            return await asyncio.wrap_future(pending)
-        except asyncio.CancelledError:
-            pending.add_done_callback(_cancel)
-            raise
+            if _is_quick(sequence, sampling):
+                return hand_over()
+            pending = self._readers.submit(hand_over)
+            try:
+                return await asyncio.wrap_future(pending)
+            except asyncio.CancelledError:
+                pending.add_done_callback(_cancel)
+                raise
         except QueueFull as error:
             raise ApiError(429, f"{error}; try again later", retry_after_s=self._wait_s) from None
         except RuntimeError:
@@ -258,6 +269,13 @@ def _num_thought(model: Model, ids: Seq[int]) -> int:
         count += is_thought
         is_thought = is_thought and token_id != end
     return count
+
+
+def _is_quick(sequence: Sequence, sampling: SamplingConfig) -> bool:
+    """Whether the engine takes a prompt within a moment."""
+    grammars = (sampling.response_schema, sampling.response_regex, sampling.response_grammar)
+    features = sequence.patches_PC.nbytes + sequence.frames_SF.nbytes
+    return len(sequence) < QUICK_TOKENS and features < QUICK_BYTES and not any(each is not None for each in grammars)
 
 
 def _cancel(pending: Future[Request]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import HTTPConnection, Request
@@ -60,7 +60,7 @@ ROUTES = (
 )
 
 
-def create_app(offered: Model | list[Offer], config: ServerConfig | None = None, keys: Keys | None = None) -> FastAPI:
+def create_app(offered: Model | list[Offer], config: ServerConfig | None = None, keys: Keys | None = None) -> Starlette:
     """An ASGI application that answers with a model, under the config's names, or with several.
 
     Its state's `service` is a Service.
@@ -77,7 +77,7 @@ def create_app(offered: Model | list[Offer], config: ServerConfig | None = None,
     service.fetcher = Fetcher(max_bytes=config.file_bytes) if config.allows_fetch else None
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+    async def lifespan(_: Starlette) -> AsyncGenerator[None]:
         tasks = [asyncio.create_task(work()) for work in (models.watch, service.batches.run, service.file_search.run)]
         for task in tasks:
             task.add_done_callback(_tell)
@@ -90,7 +90,8 @@ def create_app(offered: Model | list[Offer], config: ServerConfig | None = None,
         state.close()
         files.close()
 
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan)
+    app = Starlette(lifespan=lifespan)
+    app.router.redirect_slashes = False
     app.state.service = service
     for routes in ROUTES:
         app.router.routes.extend(routes.router.routes)

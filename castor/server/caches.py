@@ -13,9 +13,9 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Router
 
 from castor.calls import json_fields
 from castor.engine.sample import SamplingConfig
@@ -29,7 +29,7 @@ from castor.tokens.sequence import Sequence
 
 KEYS = {"model", "displayName", "ttl", "expireTime", "name", *CACHED_KEYS}
 DEFAULT_S, LONGEST_S = 3600.0, 7 * 24 * 3600.0
-router = APIRouter()
+router = Router()
 
 
 async def create(request: Request) -> Response:

@@ -29,6 +29,7 @@ class ServerConfig:
     is_replica: bool = False  # one of several: it keeps nothing between requests
     idle_s: float = 0.0  # after which a model that nobody asks for is unloaded; 0: never
     memory_bytes: int = 0  # of the weights of all loaded models; 0: no limit
+    piece_s: float = 0.03  # between the pieces of a streamed answer, after the first; 0: a piece for every token
     drain_s: int = 60  # after SIGTERM, until answers under way are broken off
     files_folder: str = ""  # where uploaded files lie; empty: a folder that goes with the server
     file_bytes: int = 256 * MIB  # of one uploaded file
@@ -48,7 +49,7 @@ class ServerConfig:
         for name in (*counts, "max_body_bytes", "file_bytes", "files_bytes", "stores_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("idle_s", "memory_bytes"):
+        for name in ("idle_s", "memory_bytes", "piece_s"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
         check_names(self.names)

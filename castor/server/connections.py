@@ -1,4 +1,6 @@
-"""Connections that cost nothing for long: those that never finish a request, and those that never read their answer.
+"""Connections: what is sent together, and those that cost nothing for long.
+
+The latter are those that never finish a request, and those that never read their answer.
 
 A client may take its time over a body (`bodies.read_body` says how long), and an answer may take as long as it needs.
 But a head that comes a letter at a time, or an answer that nobody takes, would hold a connection or a place for ever.
@@ -8,9 +10,44 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+
+class Together:
+    """A transport on which what is written in one turn of the loop goes out in one piece.
+
+    Else the head of an answer, each of its events and its end would be sent, and would wake their reader, one by one.
+    """
+
+    MOST_BYTES = 65_536  # that are held back
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._held = bytearray()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send it at the end of this turn."""
+        if not self._held and data:
+            self._loop.call_soon(self._flush)
+        self._held += data
+        if len(self._held) > self.MOST_BYTES:
+            self._flush()
+
+    def close(self) -> None:
+        """Send what is held, and close."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        held, self._held = self._held, bytearray()
+        if held and not self._transport.is_closing():
+            self._transport.write(held)
 
 
 class PatientUpTo(H11Protocol):
@@ -28,7 +65,7 @@ class PatientUpTo(H11Protocol):
         asyncio does the latter by itself, but not for sockets that uvicorn has bound: pieces then wait for the client's
         delayed acknowledgement, 40 ms on Linux.
         """
-        super().connection_made(transport)
+        super().connection_made(Together(transport, self.loop))  # ty: ignore[invalid-argument-type]
         bound = transport.get_extra_info("socket")
         if bound is not None and bound.family in (socket.AF_INET, socket.AF_INET6):
             bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

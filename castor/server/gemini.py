@@ -7,21 +7,21 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from fastapi import APIRouter
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Router
 
 from castor import __version__
 from castor.server.gemini_reply import as_array, as_events, chunks, details, whole_reply
 from castor.server.gemini_request import Abilities, read_count, read_request
 from castor.server.gemini_vectors import batch_embed_contents, embed_content
 from castor.server.models import Facts, Offer
-from castor.server.service import Service, begun, deadline_of, json_of, page_of, service_of, talk, while_there
+from castor.server.service import Service, Streamed, begun, deadline_of, json_of, page_of, service_of, talk, while_there
 from castor.server.uploads import fetched, open_file
 
 VERSIONS = ("v1", "v1beta", "v1alpha")
-router = APIRouter()
+router = Router()
 
 
 def about(service: Service, name: str, offer: Offer) -> dict[str, Any]:
@@ -123,8 +123,8 @@ async def stream(request: Request, name: str) -> Response:
 
     spoken = await begun(request, pieces())
     if request.query_params.get("alt") == "sse":
-        return StreamingResponse(as_events(spoken), media_type="text/event-stream")
-    return StreamingResponse(as_array(spoken), media_type="application/json")
+        return Streamed(as_events(spoken), media_type="text/event-stream")
+    return Streamed(as_array(spoken), media_type="application/json")
 
 
 async def count(request: Request, name: str) -> Response:

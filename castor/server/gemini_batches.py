@@ -6,9 +6,9 @@ import asyncio
 import json
 from typing import Any
 
-from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Router
 
 from castor.calls import json_fields
 from castor.server.bodies import parse_object
@@ -20,7 +20,7 @@ from castor.server.state import Record
 
 MAX_REQUESTS = 50_000
 KEYS = {"displayName", "inputConfig", "model", "name", "priority"}
-router = APIRouter()
+router = Router()
 
 
 async def create_answers(request: Request, name: str) -> Response:

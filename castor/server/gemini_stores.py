@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Router
 
 from castor.calls import json_fields
 from castor.server.bodies import parse_object, read_body, whole
@@ -29,7 +29,7 @@ DOCUMENT_KEYS = {"displayName", "mimeType", "customMetadata", "chunkingConfig"}
 IMPORT_KEYS = {"fileName", "customMetadata", "chunkingConfig"}
 MAX_WINDOW = 2048  # words of a passage that somebody may ask for
 DEFAULT_WINDOW = 200
-router = APIRouter()
+router = Router()
 
 
 def _stores(request: Request) -> Stores:

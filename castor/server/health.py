@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Router
 
 from castor.server.service import service_of
 
-router = APIRouter()
+router = Router()
 
 
 async def healthz(request: Request) -> Response:

@@ -13,9 +13,9 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from fastapi import APIRouter
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Router
 
 from castor.server.answering import End
 from castor.server.errors import ApiError
@@ -24,11 +24,11 @@ from castor.server.gemini_reply import is_wanted
 from castor.server.gemini_request import read_request
 from castor.server.grounding import citations
 from castor.server.interaction_forms import content_of, contents_of, request_of, usage_of
-from castor.server.service import Service, Talk, deadline_of, json_of, model_of, service_of, talk, while_there
+from castor.server.service import Service, Streamed, Talk, deadline_of, json_of, model_of, service_of, talk, while_there
 from castor.server.state import Record, time_text
 
 KIND = "interaction"
-router = APIRouter()
+router = Router()
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -83,7 +83,7 @@ async def _create(request: Request) -> Response:
     events = _events(service, request.state.owner, course, partial(talk, service, name, make))
     if body.get("stream") is True:
         first = await anext(events)  # a refusal is a status, up to here
-        return StreamingResponse(_lines(first, events), media_type="text/event-stream")
+        return Streamed(_lines(first, events), media_type="text/event-stream")
 
     async def whole() -> dict[str, Any]:
         async for _ in events:

@@ -156,7 +156,8 @@ class Models:
 
     def _answerer(self, model: Model) -> Answerer:
         config = self._config
-        return Answerer(model, max_rows=config.max_rows, max_waiting=config.max_waiting, limits=config.limits)
+        places = {"max_rows": config.max_rows, "max_waiting": config.max_waiting}
+        return Answerer(model, **places, piece_s=config.piece_s, limits=config.limits)
 
     async def _make_room(self, wanted: Offer) -> None:
         """Unload what was used longest ago until `wanted` fits; ApiError 503 where all that is loaded is in use."""

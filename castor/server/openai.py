@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
-from fastapi import APIRouter
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Router
 
 from castor.calls import FunctionCall
 from castor.content import Image, Part, Text
@@ -21,10 +21,10 @@ from castor.server.errors import ApiError, openai_error
 from castor.server.gemini import able_of, get_model, list_models
 from castor.server.logprobs import openai_logprobs
 from castor.server.openai_request import MOUNTS, read_chat, streams
-from castor.server.service import Talk, begun, json_of, model_of, service_of, talk, while_there
+from castor.server.service import Streamed, Talk, begun, json_of, model_of, service_of, talk, while_there
 
 REASONS = {"stop": "stop", "length": "length"}
-router = APIRouter()
+router = Router()
 
 
 async def chat(request: Request) -> Response:
@@ -46,7 +46,7 @@ async def chat(request: Request) -> Response:
 
     if not is_stream:
         return JSONResponse(await while_there(request, answer()))
-    return StreamingResponse(_events(await begun(request, pieces())), media_type="text/event-stream")
+    return Streamed(_events(await begun(request, pieces())), media_type="text/event-stream")
 
 
 async def _whole(speaking: Talk) -> dict[str, Any]:

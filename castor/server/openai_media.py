@@ -12,11 +12,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from fastapi import APIRouter
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Router
 
 from castor.content import Audio, Image, Message, Text
 from castor.engine.sample import SamplingConfig
@@ -62,7 +62,7 @@ UNSEEN = (  # those that it does not tell apart; their score is 0
     *("harassment/threatening", "hate/threatening", "illicit/violent", "self-harm/intent", "self-harm/instructions"),
     *("sexual/minors", "violence/graphic"),
 )
-router = APIRouter()
+router = Router()
 
 
 async def draw(request: Request) -> Response:

@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Router
 
 from castor.content import Part, Text, part_from_json
 from castor.server.bodies import whole
@@ -22,7 +22,7 @@ from castor.server.service import json_of, model_of, service_of, while_there
 from castor.server.vectors import Vectors, Wish, embed, with_task
 
 KNOWN = {"model", "input", "messages", "dimensions", "encoding_format", "user", "task_type", "title"}
-router = APIRouter()
+router = Router()
 
 
 async def embeddings(request: Request) -> Response:

@@ -10,10 +10,9 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, Router
 
 from castor import __version__
 from castor.server import caches, gemini_stores, gemini_vectors, interaction_forms, openai_media, openai_request
@@ -41,7 +40,7 @@ BODIES = {  # the fields of each body, by the name of the route or method
     "importFile": gemini_stores.IMPORT_KEYS,
     "uploadToFileSearchStore": gemini_stores.DOCUMENT_KEYS,
 }
-router = APIRouter()
+router = Router()
 
 
 def document(routes: list[Route]) -> dict[str, Any]:

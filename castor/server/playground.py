@@ -11,10 +11,10 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
-from fastapi import APIRouter
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Router
 
 PAGE = Path(__file__).parent / "page"
 SAMPLES = Path(__file__).parent.parent / "samples"
@@ -40,7 +40,7 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "cache-control": "no-cache",
 }
-router = APIRouter()
+router = Router()
 
 
 class File(NamedTuple):

@@ -13,7 +13,7 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,10 @@ class Terms:
         listed = sorted({normal(term) for term in terms}, key=lambda term: (-len(term), term))
         self._pattern = re.compile("|".join(_bounded(term) for term in listed))
 
+    def are_in(self, text: str) -> bool:
+        """Whether any of them stands in a normal text."""
+        return self._pattern.search(text) is not None
+
     def found(self, text: str) -> set[str]:
         """Which of them stand in a normal text; overlapping ones give way to the longer."""
         return {match.group() for match in self._pattern.finditer(text)}
@@ -66,11 +70,20 @@ def _bounded(term: str) -> str:
     return rf"(?<!\w){re.escape(term)}(?!\w)" if is_spaced else re.escape(term)
 
 
+def _terms(lexicon: Mapping[str, Any]) -> Iterator[str]:
+    """All of a lexicon."""
+    for entry in lexicon.values():
+        pairs = [pair[side] for pair in entry.get("pairs", []) for side in ("one", "other")]
+        for terms in (*entry["weights"].values(), *pairs):
+            yield from terms
+
+
 class Classifier:
     """Probabilities that a text is of each category."""
 
     def __init__(self, lexicon: Mapping[str, Any]) -> None:
         """As `safety.json` has it."""
+        self._any = Terms(_terms(lexicon))
         self._weights: dict[str, list[tuple[float, Terms]]] = {}
         self._pairs: dict[str, list[tuple[float, Terms, Terms]]] = {}
         for category, entry in lexicon.items():
@@ -87,6 +100,8 @@ class Classifier:
     def scores(self, text: str) -> dict[str, float]:
         """Probability by category, from 0 to 1."""
         text = normal(text)
+        if not self._any.are_in(text):  # as in most texts
+            return dict.fromkeys(self._weights, 0.0)
         return {category: self._score(category, text) for category in self._weights}
 
     def _score(self, category: str, text: str) -> float:

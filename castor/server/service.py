@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from castor.content import Part
 from castor.server.answering import Answerer, End, Modality, Prompt, Query
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from castor.server.file_search import FileSearch
 
 T = TypeVar("T")
+SMALL_BYTES = 16_384  # of JSON: parsed sooner than a thread would have begun
 HEAD_S = 10.0  # a stream's head is sent by then: some clients wait a minute for it, and a long prompt may take longer
 
 
@@ -108,10 +111,10 @@ def service_of(request: Request) -> Service:
 
 
 async def json_of(request: Request) -> dict[str, Any]:
-    """A request's JSON object, parsed in a thread."""
+    """A request's JSON object, parsed in a thread unless it is small."""
     config = service_of(request).config
     body = await read_body(request, config.max_body_bytes, config.body_timeout_s)
-    return await asyncio.to_thread(parse_object, body)
+    return parse_object(body) if len(body) < SMALL_BYTES else await asyncio.to_thread(parse_object, body)
 
 
 def model_of(body: Mapping[str, Any]) -> str:
@@ -187,6 +190,32 @@ async def begun(request: Request, pieces: AsyncIterator[T]) -> AsyncIterator[T]:
         first.cancel()
         raise
     return _going_on(first, pieces)
+
+
+class Streamed(StreamingResponse):
+    """A stream that ends when its client does, without a task group, which would cost more than all else of a piece."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the pieces; who leaves is noticed at once, not at the next piece."""
+        work, left = asyncio.current_task(), False
+        assert work is not None
+
+        def leave(watch: asyncio.Task[None]) -> None:
+            nonlocal left
+            if not watch.cancelled():
+                left = True
+                work.cancel()
+
+        watch = asyncio.create_task(self.listen_for_disconnect(receive))
+        watch.add_done_callback(leave)
+        try:
+            await self.stream_response(send)
+        except asyncio.CancelledError:
+            if not left or work.uncancel():  # the server itself is ending
+                raise
+        finally:
+            watch.remove_done_callback(leave)
+            watch.cancel()
 
 
 async def _settled(first: asyncio.Future[Any]) -> None:

@@ -7,9 +7,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from fastapi import APIRouter
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Router
 
 from castor.calls import json_fields
 from castor.content import Part, part_from_json
@@ -23,7 +23,7 @@ from castor.server.service import Service, page_of, service_of
 VERSIONS = ("v1", "v1beta", "v1alpha")
 OURS = re.compile(r"(?:https?://[^/]+/v1(?:beta|alpha)?/)?files/[a-z0-9-]+")
 FILE_KEYS = {"name", "displayName", "mimeType", "sizeBytes", "source", "state", "uri"}
-router = APIRouter()
+router = Router()
 
 
 def open_file(service: Service, owner: str, file: Mapping[str, Any], place: str) -> Part:
