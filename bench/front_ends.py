@@ -5,8 +5,8 @@
 One small model (`atom`'s decoder) for each way, from nothing, on one thread: pictures as linear patches, through the
 shipped convolutions and through the vision tower, with Diorama's captions, questions and counting in English; sound as
 raw samples, as linear log-mel frames, through the shipped convolutions and through the Conformer, with Diorama's spoken
-sentences and, below `--data` (or CASTOR_DATA), real spoken digits of held-out speakers. All see the same examples in
-the same order, as far as they come.
+sentences and, below `--data` (or CASTOR_DATA), real digits and commands, scored on speakers held out. All see the same
+examples in the same order, as far as they come.
 
 Minutes are of the processor's time in training steps (forward, backward, update), so that lanes beside each other and
 other programs change nothing; examples are made and rendered before the clock starts, and compiling is not counted.
@@ -35,7 +35,7 @@ from castor.runtime import before_torch, can_compile, hardware, prepare_cpu, use
 # medium -> ways, the encoder-free ones first
 WAYS = {"pictures": ("linear", "stem", "tower"), "speech": ("raw", "linear", "stem", "conformer")}
 WORLD_TASKS = {"pictures": ("caption", "image_question", "image_count"), "speech": ("spoken_sentence",)}
-REAL_SETS = {"pictures": (), "speech": ("digits/spoken_en", "digits/spoken_ar")}
+REAL_SETS = {"pictures": (), "speech": ("digits/spoken_en", "digits/spoken_ar", "audio/commands_ar")}
 NAMES = {
     "linear": "linear",
     "raw": "raw samples, linear",

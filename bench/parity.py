@@ -9,12 +9,12 @@ token's vector) on one document. The columns:
     whole     the document alone
     packed    between two documents of text, in a row with padding behind it
     cached    the document and then text, token by token past the window, both with their caches
-    bfloat16  whole, both in bfloat16
-    theirs    transformers' bfloat16 from its own float32: what rounding alone does to this checkpoint
+    bf16 ...  the same three, both sides in bfloat16
+    theirs    transformers' bfloat16 from its own float32, whole: what rounding alone does to this checkpoint
     ours      the same of ours
 
-Two roundings that differ are independent: "bfloat16" may be as large as "theirs" and "ours" together. A row is an entry
-of `ARCHITECTURES` in `tests/reference.py` and one of DOCUMENTS that its model can read, a column a function in MODES.
+Two roundings that differ are independent: "bf16" may be as large as "theirs" and "ours" together. A row is an entry
+of `ARCHITECTURES` in `tests/reference.py` and one of DOCUMENTS that its model can read.
 """
 
 from __future__ import annotations
@@ -58,7 +58,12 @@ class Case:
 
     def __init__(self, name: str, reference: Any, model: Decoder, items: list[media.Item]) -> None:
         self.name, self.reference, self.model = name, reference, model
-        self.document = media.Document(items, seed=3)
+        self.items, self.document = items, media.Document(items, seed=3)
+
+    def rounded(self) -> Case:
+        """The same in bfloat16."""
+        reference, model = (copy.deepcopy(side).bfloat16() for side in (self.reference, self.model))
+        return Case(self.name, reference, model, self.items)
 
     def theirs(self, reference: Any, past: Any = None) -> torch.Tensor:
         """Logits, or vectors of tokens, [T, V or E]."""
@@ -139,26 +144,6 @@ def cached(case: Case) -> float | None:
     return max(found)
 
 
-def in_bfloat16(case: Case) -> float:
-    """Both sides rounded."""
-    return _most(case.theirs(rounded(case.reference)), case.ours(rounded(case.model)))
-
-
-def theirs_in_bfloat16(case: Case) -> float:
-    """transformers rounded against transformers in full."""
-    return _most(case.theirs(case.reference), case.theirs(rounded(case.reference)))
-
-
-def ours_in_bfloat16(case: Case) -> float:
-    """Ours rounded against ours in full."""
-    return _most(case.ours(case.model), case.ours(rounded(case.model)))
-
-
-def rounded(model: Any) -> Any:
-    """A copy in bfloat16."""
-    return copy.deepcopy(model).bfloat16()
-
-
 def _is_float(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.is_floating_point()
 
@@ -168,14 +153,16 @@ def _most(theirs: torch.Tensor, ours: torch.Tensor) -> float:
     return float((theirs.float() - ours.float()).abs().max())
 
 
-MODES: dict[str, Callable[[Case], float | None]] = {
-    "whole": whole,
-    "packed": packed,
-    "cached": cached,
-    "bfloat16": in_bfloat16,
-    "theirs": theirs_in_bfloat16,
-    "ours": ours_in_bfloat16,
-}
+MODES: dict[str, Callable[[Case], float | None]] = {"whole": whole, "packed": packed, "cached": cached}
+COLUMNS = (*MODES, *(f"bf16 {mode}" for mode in MODES), "theirs", "ours")
+
+
+def figures(case: Case) -> list[float | None]:
+    """What COLUMNS say of a case."""
+    rounded = case.rounded()
+    found = [mode(each) for each in (case, rounded) for mode in MODES.values()]
+    theirs = _most(case.theirs(case.reference), rounded.theirs(rounded.reference))
+    return [*found, theirs, _most(case.ours(case.model), rounded.ours(rounded.model))]
 
 
 def reference_of(name: str) -> Any:
@@ -213,16 +200,15 @@ def readable(config: ModelConfig) -> dict[str, list[media.Item]]:
 def main(names: list[str]) -> None:
     """Print the table, a row as soon as it is known."""
     transformers.utils.logging.disable_progress_bar()
-    print(f"| checkpoint | document | {' | '.join(MODES)} |\n|---|---|{'---:|' * len(MODES)}", flush=True)
+    print(f"| checkpoint | document | {' | '.join(COLUMNS)} |\n|---|---|{'---:|' * len(COLUMNS)}", flush=True)
     for name in names or ref.ARCHITECTURES:
         reference = reference_of(name)
         with tempfile.TemporaryDirectory() as folder:
             model = load_model(ref.write(reference, Path(folder)))
         for document, items in readable(model.config).items():
-            case = Case(name, reference, model, items)
-            found = [mode(case) for mode in MODES.values()]
-            figures = " | ".join("-" if value is None else format(value, ".1e") for value in found)
-            print(f"| {name} | {document} | {figures} |", flush=True)
+            found = figures(Case(name, reference, model, items))
+            told = " | ".join("-" if value is None else format(value, ".1e") for value in found)
+            print(f"| {name} | {document} | {told} |", flush=True)
 
 
 if __name__ == "__main__":

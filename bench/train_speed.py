@@ -2,14 +2,20 @@
 
     python bench/train_speed.py --rounds 5 --seconds 10
     python bench/train_speed.py --size 0.3b --rounds 3 --seconds 12
+    python bench/train_speed.py --finetune --rounds 5 --seconds 10
     python bench/train_speed.py --forward --rounds 5 --seconds 5
 
 The model has the shape of `atom` with linear patches and frames, which `transformers` has too (`gemma4_unified`), or
 one of 0.25 billion parameters in layers, and starts from the same weights on both sides. Theirs: batches of examples,
-each padded to its longest as their collator does, bfloat16 autocast, fused AdamW, one process on all cores. Ours: the
-rows, processes and compiled layers of a run, with AdamW as well. With `--forward`, logits of every token from weights
-in bfloat16, without gradients, ours in one process as well. Padding counts on neither side. Rounds alternate; the ratio
-is that of the medians.
+each padded to its longest as their collator does, fused AdamW, one process on all cores. Ours: the rows, processes and
+compiled layers of a run, with AdamW as well. With `--finetune`, ours is the step of `castor train finetune` with
+`method=full`: batches of as many examples as theirs, in one process. With `--forward`, logits of every token from
+weights in the precision, without gradients, ours in one process as well. Padding counts on neither side. Rounds
+alternate; the ratio is that of the medians.
+
+`--precision` is that of both sides: bfloat16 (in training as autocast) where the processor multiplies it natively, else
+float32, unless it is given. `--processor-time` counts seconds of the processor with one thread, for a machine that is
+busy.
 """
 
 from __future__ import annotations
@@ -27,7 +33,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from castor.runtime import before_torch, can_compile, hardware, prepare_cpu, threads, use_faster_malloc
+from castor.runtime import (
+    before_torch,
+    best_precision,
+    can_compile,
+    hardware,
+    prepare_cpu,
+    threads,
+    use_faster_malloc,
+)
 
 TASKS = (
     "caption",
@@ -118,17 +132,26 @@ def build(size: str, compiled: bool) -> tuple[Any, Any]:
     return decoder, next_token(decoder, id_space().first_code)
 
 
-def ours(decoder: Any, workers: Any, num_rows: int) -> Callable[[], int]:
+def ours(decoder: Any, workers: Any, stream: Callable[..., Iterator[Any]], precision: Any) -> Callable[[], int]:
     """A function that makes one step and gives its useful tokens."""
     from castor.train.fit import FitConfig, Trainer
     from castor.train.objective import next_token
     from castor.train.optim import OptimConfig
 
     optim = OptimConfig(name="adamw", learning_rate=1e-4, other_learning_rate=1e-4)
-    trainer = Trainer(decoder, FitConfig(num_steps=10**6, optim=optim), Path(), workers)
-    stream = trainer.stream(functools.partial(batches, num_rows), 0)
-    loss, steps = next_token(decoder, id_space().first_code), itertools.count()
-    return lambda: int(trainer.train_step(loss, stream, next(steps))["tokens"])
+    trainer = Trainer(decoder, FitConfig(num_steps=10**6, optim=optim, precision=precision), Path(), workers)
+    loss, steps, given = next_token(decoder, id_space().first_code), itertools.count(), trainer.stream(stream, 0)
+    return lambda: int(trainer.train_step(loss, given, next(steps))["tokens"])
+
+
+def finetune_batches(batch_size: int, first: int) -> Iterator[Any]:
+    """Batches as fine-tuning packs them: the same examples at a time as theirs."""
+    from castor.data.epochs import packed
+    from castor.data.loader import BatchStats, LoadedBatch
+
+    assert first == 0
+    for index, chosen in enumerate(taken(batch_size)):
+        yield LoadedBatch(index, packed(chosen, ROW_TOKENS), BatchStats())
 
 
 def padded(chosen: list[Any]) -> dict[str, Any]:
@@ -164,7 +187,7 @@ def padded(chosen: list[Any]) -> dict[str, Any]:
     return inputs
 
 
-def theirs(folder: str, batch_size: int) -> Callable[[], int]:
+def theirs(folder: str, batch_size: int, precision: str) -> Callable[[], int]:
     """A function that makes one step of transformers' model and gives its useful tokens."""
     import torch
     import transformers
@@ -175,7 +198,7 @@ def theirs(folder: str, batch_size: int) -> Callable[[], int]:
 
     def step() -> int:
         chosen = next(chosen_next)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
             loss = model(**padded(chosen)).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -193,15 +216,18 @@ def taken(batch_size: int) -> Iterator[list[Any]]:
         yield [made[(start + i) % len(made)] for i in range(batch_size)]
 
 
-def forward_steps(decoder: Any, folder: str, num_rows: int, batch_size: int) -> dict[str, Callable[[], int]]:
+def forward_steps(
+    decoder: Any, folder: str, num_rows: int, batch_size: int, precision: str
+) -> dict[str, Callable[[], int]]:
     """For each side a function that computes the logits of one batch and gives its useful tokens."""
     import copy
 
     import torch
     import transformers
 
-    model = copy.deepcopy(decoder).bfloat16().eval()
-    peer = transformers.Gemma4UnifiedForConditionalGeneration.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    dtype = getattr(torch, precision)
+    model = copy.deepcopy(decoder).to(dtype).eval()
+    peer = transformers.Gemma4UnifiedForConditionalGeneration.from_pretrained(folder, dtype=dtype).eval()
     stream, chosen_next = batches(num_rows, 0), taken(batch_size)
 
     @torch.inference_mode()
@@ -213,7 +239,7 @@ def forward_steps(decoder: Any, folder: str, num_rows: int, batch_size: int) -> 
     @torch.inference_mode()
     def their_step() -> int:
         chosen = next(chosen_next)
-        given = {name: x.bfloat16() if x.is_floating_point() else x for name, x in padded(chosen).items()}
+        given = {name: x.to(dtype) if x.is_floating_point() else x for name, x in padded(chosen).items()}
         del given["labels"]
         peer(**given)
         return sum(len(s) for s in chosen)
@@ -221,63 +247,84 @@ def forward_steps(decoder: Any, folder: str, num_rows: int, batch_size: int) -> 
     return {"castor": our_step, "transformers": their_step}
 
 
-def rate(step: Callable[[], int], seconds: float) -> float:
+def rate(step: Callable[[], int], seconds: float, clock: Callable[[], float]) -> float:
     """Useful tokens a second."""
-    start_s, tokens = time.monotonic(), 0
-    while time.monotonic() - start_s < seconds:
+    start_s, tokens = clock(), 0
+    while clock() - start_s < seconds:
         tokens += step()
-    return tokens / (time.monotonic() - start_s)
+    return tokens / (clock() - start_s)
 
 
-def compare(steps: dict[str, Callable[[], int]], num_threads: dict[str, int], rounds: int, seconds: float) -> None:
+def compare(steps: dict[str, Callable[[], int]], num_threads: dict[str, int], args: argparse.Namespace) -> None:
     """Both sides in turn, after a while of each that does not count; prints one table."""
+    clock = time.process_time if args.processor_time else time.monotonic
     rates: dict[str, list[float]] = {side: [] for side in steps}
-    for number in range(rounds + 1):
+    for number in range(args.rounds + 1):
         for side, step in steps.items():
             with threads(num_threads[side]):
-                rates[side].append(rate(step, seconds if number else min(3, seconds)))
+                rates[side].append(rate(step, args.seconds if number else min(3, args.seconds), clock))
         if number:
             print(f"round {number}: " + ", ".join(f"{name} {found[-1]:,.0f}" for name, found in rates.items()))
     medians = {name: statistics.median(found[1:]) for name, found in rates.items()}
-    print(f"\n{hardware()}\n\n| Side | Useful tokens/s |\n|---|--:|")
+    unit = "processor second, one thread" if args.processor_time else "s"
+    print(f"\n{hardware()}; {args.precision}\n\n| Side | Useful tokens/{unit} |\n|---|--:|")
     for name, median in medians.items():
         print(f"| {name} | {median:,.0f} |")
     print(f"\nratio {medians['castor'] / medians['transformers']:.2f}")
 
 
-def main() -> None:
-    """Measure both sides in turn and print one table."""
+def parsed() -> argparse.Namespace:
+    """What is measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="atom", choices=tuple(SIZES))
-    parser.add_argument("--forward", action="store_true", help="logits alone, no training")
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--forward", action="store_true", help="logits alone, no training")
+    kinds.add_argument("--finetune", action="store_true", help="the step of fine-tuning instead of a run's")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default=best_precision("cpu"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=10.0, help="for each side in each round")
     parser.add_argument("--processes", type=int, default=min(4, os.cpu_count() or 1), help="of ours, in training")
+    parser.add_argument("--processor-time", action="store_true", help="seconds of the processor, one thread")
     parser.add_argument("--eager", action="store_true", help="do not compile ours")
     args = parser.parse_args()
+    if args.processor_time or args.finetune:
+        args.processes = 1
+    return args
+
+
+def main() -> None:
+    """Measure both sides in turn and print one table."""
     use_faster_malloc()
     before_torch()
-    prepare_cpu()
+    args = parsed()
+    prepare_cpu(1 if args.processor_time else None)
     from castor.models.decoder import Decoder
     from castor.models.load import save_model
     from castor.train.workers import Workers
 
     num_rows, batch_size = SIZES[args.size]
     decoder = Decoder(config(args.size)).init_weights(0)
-    compiled, all_cores = can_compile() and not args.eager, os.cpu_count() or 1
+    compiled = can_compile() and not args.eager and not args.finetune
+    all_cores = 1 if args.processor_time else os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as folder:
         save_model(decoder, folder)
         if args.forward:
-            steps = forward_steps(decoder, folder, num_rows, batch_size)
-            compare(steps, dict.fromkeys(steps, all_cores), args.rounds, args.seconds)
+            steps = forward_steps(decoder, folder, num_rows, batch_size, args.precision)
+            compare(steps, dict.fromkeys(steps, all_cores), args)
             return
-        their_step = theirs(folder, batch_size)
+        their_step = theirs(folder, batch_size, args.precision)
+    if args.finetune:
+        our_step = ours(decoder, None, functools.partial(finetune_batches, batch_size), args.precision)
+        compare(
+            {"castor": our_step, "transformers": their_step}, dict.fromkeys(("castor", "transformers"), all_cores), args
+        )
+        return
     if compiled:
         decoder.compile_layers()
     builder, share = functools.partial(build, args.size, compiled), num_rows // args.processes
-    with Workers(decoder, builder, args.processes - 1, precision="bfloat16") as workers:
-        steps = {"castor": ours(decoder, workers, max(1, share)), "transformers": their_step}
-        compare(steps, {"castor": 1, "transformers": all_cores}, args.rounds, args.seconds)
+    with Workers(decoder, builder, args.processes - 1, precision=args.precision) as workers:
+        our_step = ours(decoder, workers, functools.partial(batches, max(1, share)), args.precision)
+        compare({"castor": our_step, "transformers": their_step}, {"castor": 1, "transformers": all_cores}, args)
 
 
 if __name__ == "__main__":

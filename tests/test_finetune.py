@@ -283,6 +283,15 @@ def test_only_adapters_change_and_only_they_are_saved(config: FinetuneConfig, tm
     assert state_names == changed
 
 
+def test_too_little_memory_is_said_before_the_first_step(
+    config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("castor.recipes.finetune.available_bytes", lambda device: 1000)
+    with pytest.raises(ValueError, match=r"gradients and optimizer need .* GB beside .*method=lora"):
+        run_finetune(dataclasses.replace(config, method="full"))
+    assert not Path(config.out).exists()
+
+
 def test_examples_that_changed_are_not_gone_on_with(config: FinetuneConfig) -> None:
     Finetune(config, say=lambda _: None)
     path = Path(config.examples[0])

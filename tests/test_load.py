@@ -114,6 +114,12 @@ def test_foreign_file(folder: Path, content: bytes) -> None:
     assert "not a complete safetensors file" in refusal(folder)
 
 
+def test_pointer_of_git_lfs(folder: Path) -> None:
+    shard = sorted(folder.glob("*.safetensors"))[0]
+    shard.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n")
+    assert f"{shard}: a pointer of Git LFS" in refusal(folder)
+
+
 def test_offsets_that_lie_elsewhere(folder: Path) -> None:
     header = json.dumps({"model.language_model.norm.weight": {"dtype": "F32", "shape": [32], "data_offsets": [0, 8]}})
     shard(folder).write_bytes(struct.pack("<Q", len(header)) + header.encode() + bytes(8))

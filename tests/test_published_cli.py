@@ -157,7 +157,7 @@ def change_type(folder: Path) -> str:
 def remove(folder: Path) -> str:
     path, name = shard_of(folder, "layers.1.mlp.up_proj.weight")
     save_file({key: value for key, value in load_file(path).items() if key != name}, path)
-    return f"{folder}: 1 tensors are missing: {name.removeprefix('model.')}"
+    return f"{folder}: a tensor is missing: {name.removeprefix('model.')}"
 
 
 def add_option(folder: Path) -> str:

@@ -299,6 +299,18 @@ def test_no_network(tmp_path: Path) -> None:
     assert "no connection to http://127.0.0.1:9" in mistake(run("http://127.0.0.1:9", tmp_path, "pull", NAME))
 
 
+def test_no_network_but_pulled_before(hub: Hub, tmp_path: Path) -> None:
+    assert run(hub, tmp_path, "pull", NAME).returncode == 0
+    message = mistake(run("http://127.0.0.1:9", tmp_path, "pull", NAME))
+    assert f"what was pulled before can be used: --model {NAME}" in message
+
+
+def test_mirrors_that_are_none(hub: Hub, tmp_path: Path) -> None:
+    assert "HF_ENDPOINT='mirror' is no web address" in mistake(run("mirror", tmp_path, "pull", NAME))
+    hub.gate = 404, "Other"
+    assert "is HF_ENDPOINT a mirror of the Hub?" in mistake(run(hub, tmp_path, "pull", NAME))
+
+
 def test_offline_finds_what_is_there(hub: Hub, tmp_path: Path) -> None:
     absent = run(hub, tmp_path, "pull", NAME, HF_HUB_OFFLINE="1")
     assert "offline (HF_HUB_OFFLINE)" in mistake(absent)

@@ -100,6 +100,7 @@ def test_pickles_and_sizes(ours: Tokenizer, theirs: object) -> None:
     [
         (b"", "not a tokenizer.json"),
         (b"[]", "not a tokenizer.json"),
+        (b"{}", r"not a tokenizer.json \('model' is missing\)"),
         (b'{"model": {"type": "Unigram", "vocab": []}}', "'Unigram' is not read"),
         (b'{"model": {"type": "BPE", "vocab": {}}}', "vocab and merges"),
         (b'{"model": {"type": "BPE", "vocab": {"a": "x"}, "merges": []}}', "not a whole number"),
@@ -110,6 +111,11 @@ def test_foreign_files_are_named(tmp_path: Path, content: bytes, message: str) -
     with pytest.raises(ValueError, match=message) as caught:
         load_tokenizer(tmp_path)
     assert "tokenizer.json" in str(caught.value)
+
+
+def test_a_folder_without_a_tokenizer_is_told_what_it_lacks(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="neither tokenizer.json nor tokenizer.model"):
+        load_tokenizer(tmp_path)
 
 
 def test_sentencepiece_has_the_same_interface(tokenizer: Tokenizer, tmp_path: Path) -> None:

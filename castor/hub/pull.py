@@ -253,10 +253,17 @@ def _plain_errors(name: str, revision: str) -> Generator[None]:
         raise ValueError(f"{name}: no such model at {constants.ENDPOINT}, or it is private (then: HF_TOKEN)") from None
     except errors.HfHubHTTPError as error:
         code = error.response.status_code
+        if code == 404:
+            hint = "is HF_ENDPOINT a mirror of the Hub?"
+            raise ValueError(f"{name}: {constants.ENDPOINT} answers 404, as the Hub would not; {hint}") from None
         if code in (401, 403):
             raise ValueError(f"{name}: {constants.ENDPOINT} refuses access ({code}); is HF_TOKEN valid?") from None
         raise ValueError(f"{name}: {constants.ENDPOINT} answers {code}; {again}") from None
+    except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
+        raise ValueError(f"{name}: HF_ENDPOINT={constants.ENDPOINT!r} is no web address (https://...)") from None
     except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError):
+        if find_pulled(name, revision) is not None:
+            again = f"what was pulled before can be used: --model {name}"
         raise ValueError(f"{name}: no connection to {constants.ENDPOINT}; {again}") from None
     except httpx2.HTTPError as error:
         raise ValueError(f"{name}: the transfer broke off ({type(error).__name__}); {again}") from None

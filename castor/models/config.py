@@ -119,7 +119,7 @@ class ModelConfig:
     @staticmethod
     def from_hf(values: Mapping[str, Any]) -> ModelConfig:
         """The config in a `config.json`; ValueError names a field that asks for what is not implemented."""
-        kind = str(values.get("model_type"))
+        kind = str(values["model_type"])
         if kind in TEXT_FAMILIES:
             return ModelConfig(text=text_from_hf(values, TEXT_FAMILIES[kind]), model_type=kind)
         if kind not in FAMILIES:

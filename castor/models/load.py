@@ -100,7 +100,7 @@ def _check_fields(values: Mapping[str, Any]) -> None:
         kinds = _PARTS.get(part, (ModelConfig,))
         known = {name for kind in kinds for name in kind.__dataclass_fields__} | _READ_TOO[part] | _OTHER_PROGRAMS
         if unknown := sorted(set(given) - known):
-            near = difflib.get_close_matches(unknown[0], known, n=1)
+            near = difflib.get_close_matches(unknown[0], known - _OTHER_PROGRAMS, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             name = f"{part}.{unknown[0]}" if part else unknown[0]
             raise ValueError(f"unknown field {name}={given[unknown[0]]!r}{hint}")
@@ -189,7 +189,8 @@ def _plan(folder: Path, expected: Mapping[str, torch.Tensor], config: ModelConfi
         raise ValueError(f"{unknown[0].path}: {names} {'is' if len(unknown) == 1 else 'are'} not part of this model")
     missing = [name for name in expected if name not in plan and not name.endswith("layer_scalar")]
     if missing:
-        raise ValueError(f"{folder}: {len(missing)} tensors are missing: {', '.join(missing[:5])}")
+        count = "a tensor is" if len(missing) == 1 else f"{len(missing)} tensors are"
+        raise ValueError(f"{folder}: {count} missing: {', '.join(missing[:5])}")
     return plan
 
 

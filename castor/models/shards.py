@@ -71,19 +71,28 @@ def read_headers(paths: Iterable[Path]) -> list[Saved]:
 def _header(path: Path) -> list[Saved]:
     size = path.stat().st_size
     with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little") if size >= 8 else MAX_HEADER_BYTES + 1
+        begin = file.read(8)
+        if begin == b"version ":
+            raise ValueError(
+                f"{path}: a pointer of Git LFS, not the weights; fetch them with git lfs pull or castor pull"
+            )
+        length = int.from_bytes(begin, "little") if size >= 8 else MAX_HEADER_BYTES + 1
         if length > min(MAX_HEADER_BYTES, size - 8):
-            raise ValueError(f"{path}: not a complete safetensors file ({size:,} bytes, its header does not fit)")
+            raise ValueError(_incomplete(path, f"{size:,} bytes, its header does not fit"))
         try:
             entries = json.loads(file.read(length))
             entries.pop("__metadata__", None)
             saved = [_entry(path, name, entry, 8 + length) for name, entry in entries.items()]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError(f"{path}: not a complete safetensors file (its header is broken: {error!r})") from None
+            raise ValueError(_incomplete(path, f"its header is broken: {error!r}")) from None
     wanted = max((tensor.end for tensor in saved), default=8 + length)
     if size != wanted:
-        raise ValueError(f"{path}: not a complete safetensors file ({size:,} bytes, its header states {wanted:,})")
+        raise ValueError(_incomplete(path, f"{size:,} bytes, its header states {wanted:,}"))
     return saved
+
+
+def _incomplete(path: Path, why: str) -> str:
+    return f"{path}: not a complete safetensors file ({why}); copy or fetch it again"
 
 
 def _entry(path: Path, name: str, entry: Mapping[str, Any], start: int) -> Saved:

@@ -32,7 +32,7 @@ from castor.nn.lowbit import Form, quantise_linears, weight_bytes
 from castor.recipes.held_out import HeldOut, told
 from castor.recipes.senses import add_drawing
 from castor.recipes.settings import Notes, keep_settings
-from castor.runtime import best_precision, pick_device, prepare_cpu
+from castor.runtime import available_bytes, best_precision, pick_device, prepare_cpu
 from castor.train.calibrate import seconds_per_step
 from castor.train.fit import FitConfig, fit
 from castor.train.gradients import LossFunction
@@ -192,6 +192,7 @@ class Finetune:
         else:
             decoder.requires_grad_(config.method == "full")
         decoder.to(self.device)
+        self._check_memory(decoder)
         if model.codec is not None:
             model.codec.to(self.device)
         self.num_trained = count_parameters(p for p in decoder.parameters() if p.requires_grad)
@@ -199,6 +200,17 @@ class Finetune:
             train_rows(decoder, is_new_V)
             self.num_trained += int(is_new_V.sum()) * decoder.config.text.hidden_size
         return model
+
+    def _check_memory(self, decoder: torch.nn.Module) -> None:
+        """ValueError where gradients and AdamW's two means of what is trained are more than the memory that is free."""
+        needed = 3 * sum(parameter.nbytes for parameter in decoder.parameters() if parameter.requires_grad)
+        available = available_bytes(self.device)
+        if available is not None and needed > available:
+            hint = "; method=lora trains fewer numbers" if self.config.method == "full" else ""
+            raise ValueError(
+                f"method={self.config.method}: gradients and optimizer need {needed / 1e9:,.1f} GB beside the weights, "
+                f"{available / 1e9:,.1f} GB are free on {self.device}{hint}"
+            )
 
     def _told(self, num_held: int) -> str:
         base = f"{self.base_bytes / 1e6:.1f} MB of weights"

@@ -90,7 +90,9 @@ def _special_tokens(model: bytes) -> dict[str, int]:
         values = json.loads(model)
         kind, vocab, merges = (values["model"].get(key) for key in ("type", "vocab", "merges"))
         added = {token["content"]: token["id"] for token in values.get("added_tokens") or () if token["special"]}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except KeyError as error:
+        raise ValueError(f"not a tokenizer.json ({error} is missing)") from None
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"not a tokenizer.json ({error!r})") from None
     if kind not in ("BPE", None) or not isinstance(vocab, dict) or not isinstance(merges, list):
         raise ValueError(f"a tokenizer.json of kind {kind!r} is not read; only BPE with its vocab and merges")
@@ -103,6 +105,8 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     """The tokenizer of a model's folder: `tokenizer.json` where there is one, else `tokenizer.model`."""
     path = Path(folder) / JsonTokenizer.FILE
     if not path.is_file():
+        if not (Path(folder) / "tokenizer.model").is_file():
+            raise ValueError(f"{folder}: no tokenizer there, neither {JsonTokenizer.FILE} nor tokenizer.model")
         return Tokenizer.load(folder)
     try:
         return JsonTokenizer(path.read_bytes())
