@@ -14,6 +14,7 @@ from castor import recipes
 from castor.content import Audio, Image, Text, Video
 from castor.data.loader import LoaderConfig
 from castor.data.pairs import PairLoader, PairTask
+from castor.data.real.varied import DigitSequence, varied_picture
 from castor.diorama.code import AGGREGATES, CHANGES, CHOICES, Program, random_program
 from castor.diorama.draw import draw_for
 from castor.diorama.pairs import NEEDS_SPEECH_PAIRS, PAIRS, WorldPairs, scene_key
@@ -207,6 +208,54 @@ def test_adapters_leave_what_it_writes_as_it_is(base: Path, tmp_path: Path) -> N
     torch.testing.assert_close(again.embed("red"), model.embed("red"), atol=2e-2, rtol=0)
     with pytest.raises(ValueError, match="what writes is frozen"):
         settings(base, tmp_path / "other", adapters=4, generation=0.1)
+
+
+def test_vectors_are_gone_on_from_and_stems_may_stay(base: Path, tmp_path: Path) -> None:
+    """On another base the head and adapters come from `start`; without `stems` those of the layers alone learn."""
+    first = run_embedding(settings(base, tmp_path / "first", adapters=4, tasks=("image_text",)), lambda text: None)
+    assert first is not None
+    given = {"adapters": 4, "tasks": ("image_text",), "start": str(tmp_path / "first" / "model"), "pre_share": 0.0}
+    again = run_embedding(settings(base, tmp_path / "again", stems=False, **given), lambda text: None)
+    assert again is not None and again.card["embedding"]["start"] == "model"
+    old = load(tmp_path / "first" / "model", precision="float32").decoder
+    adapters, before = again.decoder.vector_adapters, old.vector_adapters
+    assert adapters is not None and before is not None
+    ups = zip(adapters.names, adapters.lora_B, before.lora_B, strict=True)
+    moved = {name: float((new - was).detach().abs().max()) for name, new, was in ups}
+    assert all((moved[name] > 0) == name.startswith("language_model.") for name in moved), moved
+    assert any(not name.startswith("language_model.") for name in moved)
+    with pytest.raises(ValueError, match="in the model to go on from"):
+        run_embedding(settings(base, tmp_path / "other", **given | {"adapters": 2}), lambda text: None)
+
+
+def test_digit_sequences_are_put_together_as_the_real_ones_are() -> None:
+    """The film of three images; both by another way of counting: where each image lies in each frame."""
+    images = tuple(np.full((28, 28), value, np.uint8) for value in (50, 100, 200))
+    tone = Audio.from_samples(np.sin(np.arange(4000, dtype=np.float32)), 16_000)
+    made = DigitSequence(images, (tone, tone, tone))
+    frames = made.film(random.Random(3), 8.0).clip(num_frames=16).frames_FHWC[..., 0]
+    assert frames.shape == (16, 48, 48) and made.image().shape == (28, 84)
+    places = [[int(axis.min()) for axis in np.nonzero(frame)] for frame in frames]
+    for start, number in ((0, 5), (5, 5), (10, 6)):
+        tops, lefts = zip(*places[start : start + number], strict=True)
+        still, moving = (tops, lefts) if len(set(tops)) == 1 else (lefts, tops)
+        assert set(still) == {10}
+        want = [2, 6, 10, 14, 18] if number == 5 else [2, 5, 8, 12, 15, 18]  # as measured in the set
+        assert list(moving) in (want, want[::-1])
+    spoken = made.spoken(random.Random(4)).samples()
+    again = made.spoken(random.Random(4)).samples()
+    assert len(spoken) % 3 == 0 and np.array_equal(spoken, again)
+
+
+def test_varied_pictures_keep_their_size_and_their_white_ground() -> None:
+    drawn = np.full((72, 72, 3), 255, np.uint8)
+    drawn[20:50, 24:48] = (200, 40, 30)
+    shown = [varied_picture(Image.from_pixels(drawn), random.Random(at)).pixels() for at in range(30)]
+    for pixels in shown:
+        assert pixels.shape == drawn.shape and (pixels[0, 0] == 255).all()
+        red, green, _ = pixels[pixels.min(-1) < 120].astype(int).mean(0)
+        assert red > green  # still the same thing
+    assert len({pixels.tobytes() for pixels in shown}) > 25
 
 
 def again_norm(model: Model) -> torch.Tensor:

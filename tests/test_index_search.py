@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("transformers")
 
@@ -18,7 +19,7 @@ from indexing import fill, write_model
 import castor
 from castor.cli import main
 from castor.index import index as index_file
-from castor.index import snapshot
+from castor.index import neighbours, snapshot
 from castor.index.answer import answer
 from castor.index.filters import seconds_of
 from castor.index.fuse import fused, hybrid
@@ -211,6 +212,38 @@ def test_quantised_candidates_are_scored_again(form: str) -> None:
         assert np.allclose(row_scores, vectors[row] @ query, atol=1e-5)
     few = np.sort(np.random.default_rng(2).choice(6000, 150, replace=False))
     assert (rescored(many, candidates, queries, 10, few)[0] == exact(many, queries, 10, few)[0]).all()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_compiled_scans_name_the_nearest_codes(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the slow formulas, and so does the plain form where nothing is compiled."""
+    rng = np.random.default_rng(3)
+    vectors = rng.standard_normal((50_001, 104)).astype(np.float32)
+    many, queries = Vectors(np.arange(len(vectors)), [vectors]), vectors[:3] + 0.1
+    rows = np.sort(rng.choice(len(vectors), 33_000, replace=False))
+    signs = (vectors > 0).astype(np.float32)
+    equal_QN = np.stack([(signs == (query > 0)).sum(1) for query in queries]).astype(np.float32)
+    scale_N = np.abs(vectors).max(1) / 127
+    codes, query_codes = np.rint(vectors / scale_N[:, None]), np.rint(queries / np.abs(queries).max(1)[:, None] * 127)
+    product_QN = (query_codes @ codes.T) * scale_N
+    torch_threads = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for form, score_QN in (("bits", equal_QN), ("int8", product_QN)):
+            for compiled in (True, False):
+                with monkeypatch.context() as patch:
+                    if not compiled:
+                        patch.setattr(neighbours, f"nearest_{'bits' if form == 'bits' else 'bytes'}", lambda *_: None)
+                    candidates = candidates_of(form, many)
+                    assert candidates is not None
+                    for of in (None, rows):
+                        allowed = np.arange(len(vectors)) if of is None else of
+                        for found, score_N in zip(candidates.near(queries, 25, of), score_QN, strict=True):
+                            assert len(set(found)) == 25 and np.isin(found, allowed).all()
+                            best = np.sort(score_N[allowed])[-25:]
+                            np.testing.assert_allclose(np.sort(score_N[found]), best, rtol=1e-4)
+    finally:
+        torch.set_num_threads(torch_threads)
 
 
 def test_a_graph_finds_nearly_all_and_follows_changes(tmp_path: Path) -> None:

@@ -90,7 +90,8 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Sources of one function, so that building them takes no time."""
     folder = tmp_path / "sources"
     folder.mkdir()
-    (folder / "lowbit.c").write_text("int castor_seven(void) { return 7; }", encoding="utf-8")
+    for name in ("lowbit.c", "nearest.c"):
+        (folder / name).write_text("int castor_seven(void) { return 7; }", encoding="utf-8")
     (folder / "layers.cpp").write_text('extern "C" int castor_seven() { return 7; }', encoding="utf-8")
     monkeypatch.setattr(native, "SOURCES", folder)
     return folder
@@ -136,7 +137,7 @@ def test_installed_once_for_machines_without_a_compiler(
     old.write_bytes(b"")
     made, problem = native.install(native.INSTALLED)
     assert problem is None and sorted(made) == sorted(native.INSTALLED.iterdir()) and old not in made
-    assert len(made) == 4  # one for all processors, and three of which each takes one
+    assert len(made) == 5  # two for all processors, and three of which each takes one
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("CC", "cc-that-is-not-there")
     assert found("lowbit") in made and found("layers") in made and not cache.exists()

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from castor.index.quantise import to_bits, to_int8
+from castor.index.scan import nearest_bits, nearest_bytes
 
 FORMS = ("exact", "int8", "bits", "graph")
 CHUNK_ROWS = 1 << 16
@@ -122,12 +123,17 @@ class BitCandidates:
 
     def near(self, queries_QE: np.ndarray, count: int, rows: np.ndarray | None) -> np.ndarray:
         """The rows whose signs differ least, [Q, min(count, N)], in any order."""
-        words_NW = self.words_NW if rows is None else self.words_NW[rows]
-        most = min(count, len(words_NW))
+        most = min(count, len(self.words_NW) if rows is None else len(rows))
         found = np.empty((len(queries_QE), most), np.int64)
         for at, word_W in enumerate(_words(to_bits(queries_QE))):
-            different_N = np.bitwise_count(words_NW ^ word_W).sum(axis=1, dtype=np.int32)
-            found[at] = _smallest(different_N, most)
+            named = nearest_bits(self.words_NW, word_W, most, rows)
+            found[at] = self._near(word_W, most, rows) if named is None else named
+        return found
+
+    def _near(self, word_W: np.ndarray, count: int, rows: np.ndarray | None) -> np.ndarray:
+        """The same of one query without compiled code."""
+        words_NW = self.words_NW if rows is None else self.words_NW[rows]
+        found = _smallest(np.bitwise_count(words_NW ^ word_W).sum(axis=1, dtype=np.int32), count)
         return found if rows is None else rows[found]
 
 
@@ -141,17 +147,27 @@ class ByteCandidates:
 
     def near(self, queries_QE: np.ndarray, count: int, rows: np.ndarray | None) -> np.ndarray:
         """The rows with the highest products of 8-bit numbers, [Q, min(count, N)], in any order."""
+        codes_QE, _ = to_int8(np.asarray(queries_QE, np.float32))
+        most = min(count, len(self.codes_NE) if rows is None else len(rows))
+        found = np.empty((len(codes_QE), most), np.int64)
+        for at, code_E in enumerate(codes_QE):
+            named = nearest_bytes(self.codes_NE, self.scales_N, code_E, most, rows)
+            if named is None:
+                return self._near(codes_QE, most, rows)
+            found[at] = named
+        return found
+
+    def _near(self, codes_QE: np.ndarray, count: int, rows: np.ndarray | None) -> np.ndarray:
+        """The same without compiled code."""
         codes_NE, scales_N = (
             (self.codes_NE, self.scales_N) if rows is None else (self.codes_NE[rows], self.scales_N[rows])
         )
-        codes_QE, _ = to_int8(np.asarray(queries_QE, np.float32))
-        most = min(count, len(codes_NE))
         products_NQ = torch.empty(len(codes_NE), len(codes_QE), dtype=torch.int32)
         queries = torch.from_numpy(codes_QE.T.copy())
         for at in range(0, len(codes_NE), CHUNK_ROWS):
             products_NQ[at : at + CHUNK_ROWS] = torch._int_mm(torch.from_numpy(codes_NE[at : at + CHUNK_ROWS]), queries)
         scores_NQ = products_NQ.numpy() * scales_N[:, None]
-        found = np.stack([_smallest(-scores_N, most) for scores_N in scores_NQ.T])
+        found = np.stack([_smallest(-scores_N, count) for scores_N in scores_NQ.T])
         return found if rows is None else rows[found]
 
 

@@ -98,10 +98,26 @@ def with_vector_adapters(decoder: Decoder, rank: int, seed: int = 0) -> Decoder:
     return extended.requires_grad_(True).train(decoder.training)
 
 
-def train_vectors_alone(decoder: Decoder, last_layers: int = 0) -> None:
+@torch.no_grad()
+def with_vectors_of(decoder: Decoder, other: Decoder) -> Decoder:
+    """The decoder, its head for vectors and its adapters as they are in another model; ValueError where shapes differ.
+
+    Where the two models differ little otherwise, as a model and what it became by further training, so do vectors.
+    """
+    own, taken = decoder.state_dict(), other.state_dict()
+    names = [name for name in own if name == HEAD or name.startswith(f"{ADAPTERS}.")]
+    if unlike := [name for name in names if name not in taken or taken[name].shape != own[name].shape]:
+        theirs = tuple(taken[unlike[0]].shape) if unlike[0] in taken else None
+        raise ValueError(f"{unlike[0]} is {tuple(own[unlike[0]].shape)} here and {theirs} in the model to go on from")
+    decoder.load_state_dict({**own, **{name: taken[name].to(own[name]) for name in names}})
+    return decoder
+
+
+def train_vectors_alone(decoder: Decoder, last_layers: int = 0, stems: bool = True) -> None:
     """Let the head for vectors be trained with its adapters, or with the last layers and the norm; nothing else.
 
-    ValueError where the decoder has fewer layers.
+    Without `stems`, adapters of what stands before the layers stay as they are. ValueError where the decoder has fewer
+    layers.
     """
     num_layers = decoder.config.text.num_hidden_layers
     if not 0 <= last_layers <= num_layers:
@@ -109,8 +125,11 @@ def train_vectors_alone(decoder: Decoder, last_layers: int = 0) -> None:
     layers = range(num_layers - last_layers, num_layers)
     trained = (HEAD, f"{ADAPTERS}.", *(f"language_model.layers.{layer}." for layer in layers))
     trained += ("language_model.norm.",) if last_layers else ()
+    adapted = () if decoder.vector_adapters is None else decoder.vector_adapters.names
+    of_stems = {str(at) for at, name in enumerate(adapted) if not name.startswith("language_model.") and not stems}
     for name, parameter in decoder.named_parameters():
-        parameter.requires_grad_(name.startswith(trained))
+        is_left = name.startswith(f"{ADAPTERS}.") and name.rpartition(".")[2] in of_stems
+        parameter.requires_grad_(name.startswith(trained) and not is_left)
 
 
 def drawing_space(space: Space, num_codes: int) -> Space:

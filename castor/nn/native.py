@@ -68,6 +68,7 @@ CODES = {
         flags=("-std=gnu11", "-O3", "-ffp-contract=off"),
         machines=("x86_64",),
     ),
+    "nearest": Code(source="nearest.c", compilers=("cc", "gcc", "clang"), variable="CC", flags=("-std=gnu11", "-O3")),
 }
 
 

@@ -26,6 +26,8 @@ class EmbedConfig:
     generation: float = 0.0  # share of the steps that go on writing
     write_share: float = 0.0  # of the run, at its end, in writing alone
     adapters: int = 0  # rank of changes that hold only where vectors are made, all else frozen; 0: every weight learns
+    start: str = ""  # a model of the same shape whose vectors are gone on from: its head, and its adapters; empty: none
+    stems: bool = True  # whether adapters of what turns media into tokens learn; a third of a step's time on pictures
     last_layers: int = 0  # so many last layers and the head learn, all else is frozen; 0: every weight learns
     task_strings: float = 0.5  # share of the pairs of texts that carry the words of their task
     hard_negatives: Literal["made", "mined", "none"] = "made"  # mined: also those of real pairs, before fine-tuning

@@ -27,7 +27,7 @@ from castor.data.real.pairs import RealPairs
 from castor.engine.model import Model, find_folder, load
 from castor.models.config import ModelConfig
 from castor.models.decoder import Decoder
-from castor.models.extend import train_vectors_alone, with_embedding_head, with_vector_adapters
+from castor.models.extend import train_vectors_alone, with_embedding_head, with_vector_adapters, with_vectors_of
 from castor.recipes.curriculum import SpannedMixture, mixture
 from castor.recipes.embed_config import STAGES, EmbedConfig
 from castor.recipes.mining import PoolMiner
@@ -286,7 +286,8 @@ class EmbedRun:
         if len(kept) > 1:
             put_weights(self.decoder, average([weights_in(path) for path in kept]))
             self.say(f"averaged {len(kept)} states of the last quarter")
-        names = {"out": "", "data": "", "model": Path(self.config.model).name}  # no paths of this machine
+        names = {name: Path(getattr(self.config, name)).name for name in ("model", "start")}
+        names |= {"out": "", "data": ""}  # no paths of this machine
         model = self.model_now()
         model.card = self.model.card | {
             "embedding": to_dict(self.config) | names | {"sources": sorted(self.sources)},
@@ -328,8 +329,10 @@ def trained_decoder(decoder: Decoder, config: EmbedConfig) -> Decoder:
     decoder = with_embedding_head(decoder, config.loss.dimensions[0], config.seed)
     if config.adapters:
         decoder = with_vector_adapters(decoder, config.adapters, config.seed)
+    if config.start:
+        decoder = with_vectors_of(decoder, load(find_folder(config.start), device="cpu").decoder)
     if config.adapters or config.last_layers:
-        train_vectors_alone(decoder, config.last_layers)
+        train_vectors_alone(decoder, config.last_layers, config.stems)
     return decoder
 
 
@@ -366,7 +369,7 @@ def _build(
     with torch.device("meta"):
         decoder = Decoder(model)
     if config.adapters or config.last_layers:
-        train_vectors_alone(decoder, config.last_layers)
+        train_vectors_alone(decoder, config.last_layers, config.stems)
     if compiles:
         decoder.compile_layers()
     teacher = _teacher(config, load(base, device="cpu")) if config.teacher else None

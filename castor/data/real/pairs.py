@@ -18,10 +18,14 @@ from castor.data.real import RealData
 from castor.data.real.files import Row, json_lines, share_of
 from castor.data.real.images import UNSEEN_STYLE, enlarged
 from castor.data.real.source import Source
+from castor.data.real.varied import DigitSequence, varied_picture, varied_sound
 from castor.data.real.videos import SEQUENCE_FPS
 from castor.example import Pair
 
 HELD_OUT_CONCEPTS = 0.2
+ENGLISH = 0.65  # of the names
+VARIED = 0.7  # of what training shows of pictures and spoken digits
+COMPOSED = 0.85  # of the digit sequences that training shows
 MAX_NAME_CHARS = 40
 
 
@@ -89,10 +93,12 @@ class Hub:
             found += [(rows[value], line["id"]) for value in ids if line["id"] in self.names]
         return found
 
-    def picture(self, concept: str, style: str) -> Image:
-        """A concept drawn in a style."""
+    def picture(self, concept: str, style: str, rng: random.Random | None = None) -> Image:
+        """A concept drawn in a style; in training with `rng`, most often varied."""
         ref = self.concepts[concept]["images"][style]
-        return Image(self.data["concepts"].bytes_of({"id": concept}, ref), name=f"{concept}/{style}")
+        drawn = Image(self.data["concepts"].bytes_of({"id": concept}, ref), name=f"{concept}/{style}")
+        is_varied = rng is not None and self.split == "train" and rng.random() < VARIED
+        return varied_picture(drawn, rng) if rng is not None and is_varied else drawn
 
     def film(self, concept: str) -> Video:
         """A concept animated."""
@@ -100,9 +106,9 @@ class Hub:
         return Video(self.data["concepts"].bytes_of({"id": concept}, ref), name=concept)
 
     def name(self, concept: str, rng: random.Random) -> tuple[str, str]:
-        """(language, name); English every other time."""
+        """(language, name); English two times of three."""
         names = self.names[concept]
-        language = "en" if rng.random() < 0.5 else rng.choice(sorted(names))
+        language = "en" if rng.random() < ENGLISH else rng.choice(sorted(names))
         return language, names[language]
 
     def any_picture(self, concept: str, rng: random.Random) -> Image | None:
@@ -110,7 +116,7 @@ class Hub:
         styles = [style for style in sorted(self.concepts[concept]["images"])]
         if self.split == "train":
             styles = [style for style in styles if style != UNSEEN_STYLE] if self.is_seen(concept) else []
-        return self.picture(concept, rng.choice(styles)) if styles else None
+        return self.picture(concept, rng.choice(styles), rng) if styles else None
 
 
 def _texts_in(value: Any) -> list[str]:
@@ -158,6 +164,14 @@ class RealPairs:
         return _by_digit(self.rows("digits/mnist"))
 
     @cached_property
+    def spoken(self) -> dict[tuple[str, int], list[Row]]:
+        """Rows of English spoken digits by speaker and value."""
+        found: dict[tuple[str, int], list[Row]] = {}
+        for row in self.rows("digits/spoken_en"):
+            found.setdefault((row["speaker"], row["digit"]), []).append(row)
+        return found
+
+    @cached_property
     def number_words(self) -> list[Row]:
         """Numbers 0 to 100 in 46 languages."""
         root = self.data.path
@@ -181,7 +195,7 @@ def _sound(source: Source, row: Row) -> Audio:
 def _picture_name(pairs: RealPairs, rng: random.Random) -> Pair:
     concept, style = rng.choice(pairs.hub.pictures)
     language, name = pairs.hub.name(concept, rng)
-    return _pair(pairs.name, pairs.hub.picture(concept, style), name, concept, language)
+    return _pair(pairs.name, pairs.hub.picture(concept, style, rng), name, concept, language)
 
 
 def _film_name(pairs: RealPairs, rng: random.Random) -> Pair:
@@ -226,7 +240,9 @@ def _spoken_digit(pairs: RealPairs, rng: random.Random) -> tuple[Audio, int]:
     names = [name for name in ("digits/spoken_en", "digits/spoken_ar") if pairs.rows(name)]
     name = names[0] if len(names) == 1 or rng.random() < 0.8 else names[1]
     row = rng.choice(pairs.rows(name))
-    return _sound(pairs.data[name], row), row["digit"]
+    sound = _sound(pairs.data[name], row)
+    is_varied = pairs.split == "train" and rng.random() < VARIED
+    return varied_sound(sound, rng) if is_varied else sound, row["digit"]
 
 
 def _speech_digit(pairs: RealPairs, rng: random.Random) -> Pair:
@@ -260,11 +276,38 @@ def sequence_forms(source: Any, row: Row, forms: tuple[str, ...]) -> list[Part |
     return made
 
 
+def _composed(pairs: RealPairs, digits: tuple[int, ...], speaker: str, form: str, rng: random.Random) -> Part | str:
+    """Digits in a form, put together from single images and recordings of one speaker."""
+    if form == "text":
+        english = next(line["words"] for line in pairs.number_words if line["lang"] == "en")
+        return " ".join(english[digit] for digit in digits)
+    source: Any = pairs.data["digits/mnist"]
+    images = tuple(source.arrays[0][rng.choice(pairs.written[digit])["at"]] for digit in digits)
+    spoken = pairs.data["digits/spoken_en"] if form == "audio" else None
+    sounds = tuple(_sound(spoken, rng.choice(pairs.spoken[speaker, digit])) for digit in digits) if spoken else ()
+    made = DigitSequence(images, sounds)
+    if form == "image":
+        return Image.from_pixels(enlarged(made.image(), 2))
+    return made.spoken(rng) if form == "audio" else made.film(rng, SEQUENCE_FPS)
+
+
 def _sequence(pairs: RealPairs, rng: random.Random) -> Pair:
+    first, second = rng.choice(SEQUENCE_WAYS)
+    if pairs.split == "train" and pairs.spoken and rng.random() < COMPOSED:
+        digits = tuple(rng.randrange(10) for _ in range(3))
+        wrong = list(digits)
+        while tuple(wrong) == digits:  # another digit in one place, or two that change places
+            wrong[rng.randrange(3)] = rng.randrange(10)
+            if rng.random() < 0.4:
+                wrong = rng.sample(digits, 3)
+        speaker = rng.choice(sorted({speaker for speaker, _ in pairs.spoken}))
+        made = (_composed(pairs, said, speaker, form, rng) for said, form in (
+            (digits, first), (digits, second), (tuple(wrong), second)
+        ))  # fmt: skip
+        query, target, negative = map(Message.user, made)
+        key = " ".join(map(str, digits))
+        return Pair(query=query, target=target, negative=negative, source=pairs.name, query_key=key, target_key=key)
     row = rng.choice(pairs.rows("digits/sequences"))
-    first, second = rng.sample(("video", "image", "audio", "audio", "text"), 2)
-    if first == second:
-        second = "video"
     query, target = sequence_forms(pairs.data["digits/sequences"], row, (first, second))
     return _pair(pairs.name, query, target, " ".join(map(str, row["digits"])))
 
@@ -291,6 +334,9 @@ def _captioned(pairs: RealPairs, rng: random.Random) -> Pair:
     return _pair(pairs.name, picture, rng.choice(row["captions"]), row["id"])
 
 
+SEQUENCE_WAYS = (
+    ("audio", "video"), ("audio", "text"), ("audio", "image"), ("image", "video"), ("video", "text"), ("image", "text"),
+)  # fmt: skip
 Draw = Callable[[RealPairs, random.Random], Pair]
 KINDS: dict[str, tuple[Draw, Callable[[RealPairs], int]]] = {
     "concepts/picture_name": (_picture_name, lambda pairs: len(pairs.hub.pictures)),
