@@ -21,11 +21,11 @@ PANEL = 1 << 18  # weights widened at once: a megabyte
 class Linear(nn.Linear):
     """`nn.Linear`, by `widened_product` where that is faster."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x [..., in_features] to [..., out_features]."""
-        if self.bias is None and _is_faster(x, self.weight):
-            return widened_product(x, self.weight)
-        return super().forward(x)
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Input [..., in_features] to [..., out_features]."""
+        if self.bias is None and _is_faster(input, self.weight):
+            return widened_product(input, self.weight)
+        return super().forward(input)
 
 
 def widened_product(x: torch.Tensor, weight_FD: torch.Tensor) -> torch.Tensor:
