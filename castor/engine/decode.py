@@ -21,6 +21,7 @@ from castor.models.text_config import FULL, SLIDING
 from castor.nn.attention import Attention
 from castor.nn.block import Block, FeedForward
 from castor.nn.blocks import BlockStore
+from castor.nn.linear import Linear
 from castor.nn.native import native
 from castor.nn.norm import RMSNorm
 
@@ -168,4 +169,4 @@ def _is_plain(layer: nn.Module, dtype: torch.dtype) -> bool:
     """Whether a layer has nothing but plain matrices of this type, and norms: no adapters, biases or packed weights."""
     shells = (Block, Attention, FeedForward, RMSNorm)
     maps = [module for module in layer.modules() if not isinstance(module, shells)]
-    return all(type(each) is nn.Linear and each.bias is None and each.weight.dtype == dtype for each in maps)
+    return all(type(each) in (nn.Linear, Linear) and each.bias is None and each.weight.dtype == dtype for each in maps)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from castor.nn.linear import Linear
 from castor.nn.norm import RMSNorm
 from castor.nn.rope import rotate
 
@@ -101,12 +102,12 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         self.head_dim = head_dim
-        self.q_proj = nn.Linear(dim, num_heads * head_dim, bias=bias)
+        self.q_proj = Linear(dim, num_heads * head_dim, bias=bias)
         self.k_proj, self.v_proj, self.k_norm = None, None, None
         if not shares_keys:
-            self.k_proj = nn.Linear(dim, num_kv_heads * head_dim, bias=bias)
-            self.v_proj = None if key_is_value else nn.Linear(dim, num_kv_heads * head_dim, bias=bias)
-        self.o_proj = nn.Linear(num_heads * head_dim, dim, bias=bias)
+            self.k_proj = Linear(dim, num_kv_heads * head_dim, bias=bias)
+            self.v_proj = None if key_is_value else Linear(dim, num_kv_heads * head_dim, bias=bias)
+        self.o_proj = Linear(num_heads * head_dim, dim, bias=bias)
         self.q_norm = RMSNorm(head_dim, eps)
         if not shares_keys:
             self.k_norm = RMSNorm(head_dim, eps)

@@ -13,6 +13,7 @@ from torch import nn
 
 from castor.nn.attention import Attention, KeysValues, LayerContext
 from castor.nn.experts import Experts, Router
+from castor.nn.linear import Linear
 from castor.nn.norm import RMSNorm
 from castor.nn.passes import compiled_work
 from castor.nn.per_layer import PerLayerGate
@@ -26,9 +27,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, inner_dim: int) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(dim, inner_dim, bias=False)
-        self.up_proj = nn.Linear(dim, inner_dim, bias=False)
-        self.down_proj = nn.Linear(inner_dim, dim, bias=False)
+        self.gate_proj = Linear(dim, inner_dim, bias=False)
+        self.up_proj = Linear(dim, inner_dim, bias=False)
+        self.down_proj = Linear(inner_dim, dim, bias=False)
 
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
         gate_BTF, up_BTF = self.gate_proj(x_BTD), self.up_proj(x_BTD)

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import nn
 
+from castor.nn.linear import Linear
+
 BOUNDS = {"input_min": -math.inf, "input_max": math.inf, "output_min": -math.inf, "output_max": math.inf}
 
 
@@ -24,7 +26,7 @@ class ClippedLinear(nn.Module):
     def __init__(self, num_in: int, num_out: int, *, clipped: bool) -> None:
         super().__init__()
         self.clipped = clipped
-        self.linear = nn.Linear(num_in, num_out, bias=False)
+        self.linear = Linear(num_in, num_out, bias=False)
         for name, bound in BOUNDS.items() if clipped else ():
             self.register_buffer(name, torch.tensor(bound))
 
