@@ -28,7 +28,7 @@ from castor.index.groups import classify, clusters, duplicates, k_means, plane
 from castor.index.neighbours import Vectors, candidates_of, exact, recall, rescored
 from castor.index.page import map_page, results_page
 from castor.index.store import Entry, FileState, Header, Store
-from castor.index.textual import shares_of
+from castor.index.textual import shares_of, telling_terms
 
 
 @pytest.fixture(scope="module")
@@ -450,3 +450,9 @@ def test_command_line(
     assert main(["index", "--status", "--json"]) == 0
     about = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert about["roots"] == [] and about["kinds"] == {} and about["problems"] == []
+
+
+def test_words_that_make_a_question_do_not_find_texts(tmp_path: Path) -> None:
+    store = made_store(tmp_path / "index", clustered(3, 16))
+    assert telling_terms(store, "When does the lease end?") == ["lease", "end"]
+    assert telling_terms(store, "Where is it?") == ["where", "is", "it"]  # rather than nothing

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from indexing import CODE, NOTE
 
 from castor.index.forms import TEXT_FORMS, form_of
-from castor.index.passages import passages
+from castor.index.passages import LONGEST, passages
 from castor.index.words import phrase, spaced, terms
 
 LINES = st.lists(
@@ -76,3 +76,16 @@ def test_words_of_languages_without_spaces() -> None:
     assert terms("Red 红色, red_boat!") == ["red", "红色", "boat"]
     assert phrase("红色") == '"红 色"' and phrase('a"b') == '"a""b"'
     assert spaced("snake_case") == "snake case"
+
+
+def test_a_heading_stands_with_what_it_heads() -> None:
+    """Right above another, and above a list that is too long for one passage."""
+    text = "# Changes\n\n## Next\n\n### Added\n\n- One.\n\n## Limits\n\n" + "\n".join(
+        f"- {'word ' * 30}{i}" for i in range(12)
+    )
+    found = passages(text, "markdown")
+    assert [part.title for part in found][:2] == ["Changes > Next > Added", "Changes > Limits"]
+    assert found[0].text.startswith("# Changes") and found[0].text.endswith("- One.")
+    assert found[1].text.startswith("## Limits\n\n- word") and all(len(part.text) <= LONGEST for part in found)
+    kept = [line for part in found for line in part.text.splitlines() if line.strip()]
+    assert kept == [line for line in text.splitlines() if line.strip()]  # nothing lost, nothing twice

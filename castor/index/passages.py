@@ -67,12 +67,18 @@ def _sections(lines: list[str]) -> Iterator[_Block]:
         found = None if in_fence else HEADING.match(line)
         if found is None:
             continue
-        if at > start:
-            yield _Block(start=start, stop=at, title=_path(above))
         depth = len(found[1])
+        goes_on = bool(above) and depth > above[-1][0] and not _says(lines[start:at])  # a heading right under another
+        if at > start and not goes_on:
+            yield _Block(start=start, stop=at, title=_path(above))
         above = [*((d, name) for d, name in above if d < depth), (depth, found[2])]
-        start = at
+        start = start if goes_on else at
     yield _Block(start=start, stop=len(lines), title=_path(above))
+
+
+def _says(lines: list[str]) -> bool:
+    """Whether there is anything but headings: a heading alone is no passage, as nothing is told by it."""
+    return any(line.strip() and not HEADING.match(line) for line in lines)
 
 
 def _path(above: list[tuple[int, str]]) -> str:
@@ -155,7 +161,7 @@ def _reach(lines: list[str], start: int, stop: int, longest: int) -> int:
     """How far a passage from `start` goes: to the end, else to the last blank line, else to the last line that fits."""
     size, blank = 0, 0
     for at in range(start, stop):
-        if not lines[at].strip():
+        if not lines[at].strip() and _says(lines[start:at]):
             blank = at
         size += len(lines[at]) + 1
         if size > longest + 1 and at > start:

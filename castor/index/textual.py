@@ -9,12 +9,28 @@ from collections.abc import Sequence
 from castor.index.store import Store
 from castor.index.words import phrase, spaced, terms
 
+# Words that make a question of it, or hold it together: a text that has them tells nothing of what is asked about.
+# None that names a thing in another of these languages, such as "war" or "die".
+EMPTY = frozenset(
+    terms(
+        """
+        a an the of in on at to for from with by and or is are were be been do does did has have had could would should
+        what which who whom whose when where why how it its this that these those there i my me we our you your
+        der ein eine und oder ist sind wann wo wie wer el las una del en y o es qué cuándo dónde cómo
+        les du et ou sont quand où comment
+        """
+    )
+)
 COMMON_SHARE, COMMON_FROM = 0.2, 50  # a word in more than this share of so many texts says nothing of one
 
 
 def telling_terms(store: Store, question: str) -> list[str]:
-    """The words of a question without those that are everywhere in this index; all of them if nothing else is left."""
-    found = terms(question)
+    """The words of a question that tell what it is about; all of them if none does.
+
+    Left out are words that only hold a sentence together, and those that are everywhere in this index.
+    """
+    asked = terms(question)
+    found = [term for term in asked if term not in EMPTY] or asked
     num_texts = _num_texts(store)
     if num_texts < COMMON_FROM:
         return found
