@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import castor
-from castor.content import Image, Message
+from castor.content import Audio, Image, Message, Text
 from castor.models.codec import ImageCodec
 from castor.models.extend import drawing_ids
 from castor.recipes.finetune import FinetuneConfig, run_finetune
@@ -34,12 +34,13 @@ def write_base(folder: Path, name: str) -> Any:
     return published.write_tower_checkpoint(folder, name)
 
 
-def write_examples(path: Path) -> str:
-    lines = [
-        turns(Message.user(picture(index, 48), f"how many {index}"), Message.model(["red", "blue"][index % 2]))
-        for index in range(6)
-    ]
-    return write(path, *lines)
+def write_examples(path: Path, hears: bool = True) -> str:
+    """Lines with a picture, with a sound, and with text alone."""
+    tone = np.sin(np.arange(4800) / 9).astype(np.float32)
+    heard = Audio.from_samples(tone) if hears else Text("a tone")
+    asked = [Message.user(picture(index, 48), f"how many {index}") for index in range(4)]
+    asked += [Message.user("hear", heard), Message.user("which colour")]
+    return write(path, *(turns(each, Message.model(["red", "blue"][at % 2])) for at, each in enumerate(asked)))
 
 
 def settings(tmp_path: Path, **changes: Any) -> FinetuneConfig:
@@ -137,3 +138,48 @@ def test_a_checkpoint_that_only_read_learns_to_draw(name: str, method: Any, code
     assert np.abs(drawn[0].pixels().astype(int) - wanted.astype(int)).max() <= 2  # the codec is saved in bfloat16
     streamed = [part for part in again.stream("draw", image_temperature=0.0, max_tokens=8) if isinstance(part, Image)]
     assert len(streamed) == 1
+
+
+def write_pairs(path: Path) -> str:
+    """Queries and what they should find: pictures, a sound and text."""
+    tone = np.sin(np.arange(4800) / 9).astype(np.float32)
+    found = [picture(index, 48) for index in range(3)] + [Audio.from_samples(tone), Text("a quick brown fox")]
+    asked = ["red", "blue", "how many circles", "a tone", "which animal"]
+    return write(path, *(turns(Message.user(q), Message.model(t)) for q, t in zip(asked, found, strict=True)))
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora", "full"])
+def test_a_published_model_of_vectors_learns_pairs(method: Any, tmp_path: Path) -> None:
+    from castor.log import read_metrics
+
+    theirs = write_base(tmp_path / "base", "embedding_gemma2")
+    path = write_pairs(tmp_path / "pairs.jsonl")
+    rate = 0.003 if method == "full" else 0.02
+    changes = {"examples": (path,), "method": method, "learning_rate": rate, "steps": 12, "batch_size": 4}
+    report = run_finetune(settings(tmp_path, **changes, held_out=0.2), say=lambda _: None)
+    assert report is not None and report["before"]["nearest"] == 1.0  # one pair is held out
+    losses = [row["loss"] for row in read_metrics(tmp_path / "run" / "tune" / "metrics.jsonl")]
+    assert losses[-1] < 0.7 * losses[0]
+    if method != "lora":
+        return
+    peft = pytest.importorskip("peft")
+    base, ours = (castor.load(tmp_path / "base", adapter=at, device="cpu") for at in (None, tmp_path / "run/adapter"))
+    adapted = peft.PeftModel.from_pretrained(theirs, tmp_path / "run" / "adapter").eval()
+    sequence = ours.renderer.encode_task([Message.user("how many circles")])
+    with torch.inference_mode():
+        ids = torch.from_numpy(sequence.ids_T[None]).long()
+        wanted = adapted(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0].mean(0)
+    wanted, got, before = (
+        torch.nn.functional.normalize(wanted, dim=-1),
+        *(torch.as_tensor(np.asarray(model.embed("how many circles"))) for model in (ours, base)),
+    )
+    assert (got - wanted).abs().max() < 1e-4 < 0.01 < (got - before).abs().max()
+
+
+def test_lines_that_are_no_pair_are_named(tmp_path: Path) -> None:
+    write_base(tmp_path / "base", "embedding_gemma2")
+    more = turns(Message.user("a"), Message.model("b"), Message.user("c"), Message.model("d"))
+    path = write(tmp_path / "pairs.jsonl", turns(Message.user("a"), Message.model("b")), more)
+    with pytest.raises(ValueError, match=r"line 2: for a model of vectors a line is one user turn"):
+        run_finetune(settings(tmp_path, examples=(path,)), say=lambda _: None)
+    assert not (tmp_path / "run").exists()

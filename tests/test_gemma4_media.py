@@ -60,7 +60,7 @@ MEDIA = {
     "gemma4 26B-A4B": (dataclasses.replace(VISION, standardize=True), None),
     "embedding_gemma2": (VISION, dataclasses.replace(SOUND, use_clipped_linears=False)),
 }
-DECODERS = ["gemma4 E2B", "gemma4 31B", "gemma4 26B-A4B"]
+DECODERS = ["gemma4 E2B", "gemma4 E4B", "gemma4 31B", "gemma4 26B-A4B"]
 Pair = tuple[Any, Decoder]
 
 # t: so many tokens of text; i: a picture of (rows, columns) soft tokens; v: a video of (frames, rows, columns);

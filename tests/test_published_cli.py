@@ -68,7 +68,9 @@ def typed(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
 def words_for(verb: str, folder: Path) -> list[str]:
     """The words behind `castor` that have a model answer, learn or be scored, in files below the working folder."""
     if verb == "train":
-        own = write_examples(Path("own.jsonl"))
+        own = write_examples(
+            Path("own.jsonl"), hears=bool(json.loads((folder / "config.json").read_text()).get("audio_config"))
+        )
         settings = ("method=lora", "rank=2", "steps=2", "batch_size=2", "held_out=0.0", "answers=0", "out=run")
         return ["train", "finetune", f"examples={own}", "--model", str(folder), *settings, "device=cpu"]
     given = {"generate": ["hello", "--max-tokens", "3"], "chat": ["--max-tokens", "3"], "eval": ["--limit", "1"]}[verb]
@@ -118,11 +120,19 @@ def test_a_model_of_vectors_is_scored_and_does_not_write(tmp_path: Path, capsys:
     assert cli.main(words) == 0
     assert Path("report.json").is_file()
     capsys.readouterr()
-    for verb in ("generate", "train", "eval"):
+    for verb in ("generate", "eval"):
         assert cli.main(words_for(verb, folder)) == 2
         told = capsys.readouterr().err
-        assert told.splitlines()[-1].startswith("castor: ") or verb == "train", told  # there a line for each example
-        assert "castor: " in told and "vector" in told and "Traceback" not in told, told
+        assert told.splitlines()[-1].startswith("castor: ") and "vector" in told and "Traceback" not in told, told
+    assert cli.main(words_for("train", folder)) == 0
+    assert "castor embed --model" in capsys.readouterr().out
+    vectors = []
+    assert cli.main(["merge", str(folder), "run/adapter", "merged"]) == 0
+    for words in ([str(folder)], [str(folder), "--adapter", "run/adapter"], ["merged"]):
+        assert cli.main(["embed", "--model", *words, "how many circles", "--out", "vectors.npy"]) == 0
+        vectors.append(np.load("vectors.npy"))
+    plain, adapted, merged = vectors
+    assert np.abs(plain - adapted).max() > 0.01 > np.abs(adapted - merged).max()  # saved in bfloat16
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from castor.data.loader import BatchStats, LoadedBatch
 from castor.data.own import OwnExamples
@@ -20,10 +21,20 @@ from castor.tokens.sequence import Sequence as Rendered
 class EpochLoader:
     """`batches(start)` gives batch start, start + 1, ... without end; `chosen` are the examples to go through."""
 
-    def __init__(self, examples: OwnExamples, chosen: Sequence[int], *, batch_size: int, seed: int = 0) -> None:
+    def __init__(
+        self,
+        examples: OwnExamples,
+        chosen: Sequence[int],
+        *,
+        batch_size: int,
+        seed: int = 0,
+        pack: Callable[[Sequence[Any], int], Any] | None = None,
+    ) -> None:
+        """`pack` makes a batch of rendered examples and the tokens of a row; None: `packed`."""
         if not chosen or batch_size < 1:
             raise ValueError(f"{len(chosen)} examples cannot be learned from in batches of {batch_size}")
         self.examples, self.chosen, self.batch_size, self.seed = examples, list(chosen), batch_size, seed
+        self.pack = pack or packed
         self._order: tuple[int, list[int]] = (-1, [])  # of the epoch last asked for
 
     @property
@@ -43,13 +54,13 @@ class EpochLoader:
         start_s = time.perf_counter()
         indices = self.indices(index)
         sequences = [self.examples.sequence(at) for at in indices]
-        batch = packed(sequences, self.examples.row_tokens)
+        batch = self.pack(sequences, self.examples.row_tokens)
         tasks, tokens = Counter[str](), Counter[str]()
         for at, sequence in zip(indices, sequences, strict=True):
             tasks[self.examples.task(at)] += 1
             tokens[self.examples.task(at)] += len(sequence)
         seconds = time.perf_counter() - start_s
-        share = sum(tokens.values()) / batch.ids_BT.numel()
+        share = sum(tokens.values()) / batch.num_places
         stats = BatchStats(
             examples=dict(tasks), tokens=dict(tokens), useful_share=share, make_s=seconds, wait_s=seconds
         )

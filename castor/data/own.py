@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from castor.example import Example
-from castor.tokens.sequence import Sequence as Rendered
 
+Rendered = Any  # a Sequence, or the Rendered pair of a model that makes vectors
 Render = Callable[[Example], Rendered]
 TASK = "own"  # of examples that name none
 MOST_LISTED = 20
@@ -112,10 +112,9 @@ class OwnExamples:
             )
         index = len(self._lines)
         self._lines.append(_Line(path, number, offset, len(sequence), example.task))
-        num_bytes = sum(array.nbytes for array in vars(sequence).values())
-        if num_bytes <= self._room_bytes:
+        if sequence.num_bytes <= self._room_bytes:
             self._kept[index] = sequence
-            self._room_bytes -= num_bytes
+            self._room_bytes -= sequence.num_bytes
 
     def __len__(self) -> int:
         return len(self._lines)

@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from castor.checkpoint import load_json, load_tensors, save_json, save_tensors
+from castor.models.decoder import Decoder
 from castor.nn.lora import Adapter, LoraConfig, LoraEmbedding, LoraLinear, adaptable, adapter_for, adapters, is_target
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_PREFIX = "base_model.model.model."  # PEFT's own two levels, then the checkpoint's
+_LEVELS = "base_model.model."  # PEFT's own
 _OUTPUT = "base_model.model.lm_head"
 # Fields that must have one of these values, because what they select is not implemented.
 _ONLY: dict[str, tuple[Any, ...]] = {
@@ -48,23 +49,25 @@ def save_adapter(model: nn.Module, folder: str | Path, config: LoraConfig, base:
     if not found:
         raise ValueError("this model has no adapters to save")
     tensors: dict[str, torch.Tensor] = {}
+    makes_vectors = isinstance(model, Decoder) and model.config.family == "embedding_gemma2"
+    outer = "" if makes_vectors else "model."  # the checkpoint's own level
     for name, adapter in found.items():
         ending = ".weight" if isinstance(adapter, LoraLinear) else ""
         tensors |= {
-            f"{_PREFIX}{name}.{key}{ending}": value for key, value in adapter.named_parameters() if "lora" in key
+            f"{_LEVELS}{outer}{name}.{key}{ending}": value for key, value in adapter.named_parameters() if "lora" in key
         }
         if isinstance(adapter, LoraEmbedding):  # PEFT keeps the tied output layer's adapter as well
             tensors[f"{_OUTPUT}.lora_A.weight"] = adapter.lora_embedding_B.T
             tensors[f"{_OUTPUT}.lora_B.weight"] = adapter.lora_embedding_A.T
     values = {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": "FEATURE_EXTRACTION" if makes_vectors else "CAUSAL_LM",
         "base_model_name_or_path": base or None,
         "r": config.rank,
         "lora_alpha": config.alpha,
         "lora_dropout": config.dropout,
         "use_rslora": config.rank_stable,
-        "target_modules": _target_names(model, found, config),
+        "target_modules": _target_names(model, found, config, outer),
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
@@ -75,7 +78,7 @@ def save_adapter(model: nn.Module, folder: str | Path, config: LoraConfig, base:
     save_tensors(folder / WEIGHTS, tensors)
 
 
-def _target_names(model: nn.Module, found: Mapping[str, nn.Module], config: LoraConfig) -> list[str]:
+def _target_names(model: nn.Module, found: Mapping[str, nn.Module], config: LoraConfig, outer: str) -> list[str]:
     """The targets as they were given, where they name what is adapted and nothing else; else every layer's whole name.
 
     PEFT takes "q_proj" for the layers of a media tower, too, whose bounded maps it cannot adapt.
@@ -83,7 +86,7 @@ def _target_names(model: nn.Module, found: Mapping[str, nn.Module], config: Lora
     named = [name for name, _ in model.named_modules() if any(is_target(name, target) for target in config.targets)]
     if set(named) == set(found) and all("." not in target for target in config.targets):
         return sorted(config.targets)
-    return [f"model.{name}" for name in found]
+    return [f"{outer}{name}" for name in found]
 
 
 def load_adapter(model: nn.Module, folder: str | Path) -> LoraConfig:

@@ -3,7 +3,8 @@
     check examples -> load -> measure on held-out ones -> train -> measure again -> model/ or adapter/
 
 All examples are checked before the first step. A run that was ended, started again with the same command, goes on and
-ends with the weights of one that was not.
+ends with the weights of one that was not. A model that makes vectors learns from pairs, a query and what it should
+find (`own_pairs.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 
 from castor.checkpoint import save_json
 from castor.config import to_dict
-from castor.data.epochs import EpochLoader
+from castor.data.epochs import EpochLoader, packed
 from castor.data.own import OwnExamples
 from castor.engine.model import SHIPPED, Model, load
 from castor.log import LiveLine, read_metrics
@@ -30,9 +31,11 @@ from castor.models.packing import packing_of
 from castor.nn.lora import ATTENTION, FEED_FORWARD, LoraConfig, add_adapters, merge_adapters
 from castor.nn.lowbit import Form, quantise_linears, weight_bytes
 from castor.recipes.held_out import HeldOut, told
+from castor.recipes.own_pairs import packed_pairs, pair_loss, renders_pairs
 from castor.recipes.senses import add_drawing
 from castor.recipes.settings import Notes, keep_settings
 from castor.runtime import available_bytes, best_precision, pick_device, prepare_cpu
+from castor.tokens.embedding import EmbeddingRenderer
 from castor.train.calibrate import seconds_per_step
 from castor.train.fit import FitConfig, fit
 from castor.train.gradients import LossFunction
@@ -135,13 +138,15 @@ class Finetune:
         prepare_cpu()
         self.is_whole = config.method == "full" or bool(config.senses)  # what is kept is a model, not an adapter
         model, is_new_V = self._load()
+        self.makes_vectors = isinstance(model.renderer, EmbeddingRenderer)
+        pack = packed_pairs if self.makes_vectors else packed
         self.examples = self._read(model)
         indices = list(range(len(self.examples)))
         random.Random(f"{config.seed}/held out").shuffle(indices)
         num_held = min(len(indices) - 1, math.ceil(config.held_out * len(indices)))
-        self.held_out = HeldOut(self.examples, sorted(indices[:num_held]))
+        self.held_out = HeldOut(self.examples, sorted(indices[:num_held]), pack)
         self.loader = EpochLoader(
-            self.examples, sorted(indices[num_held:]), batch_size=config.batch_size, seed=config.seed
+            self.examples, sorted(indices[num_held:]), batch_size=config.batch_size, seed=config.seed, pack=pack
         )
         self.model = self._prepare(model, is_new_V)
         self.folder.mkdir(parents=True, exist_ok=True)  # from here on the folder is bound to these settings
@@ -170,10 +175,11 @@ class Finetune:
     def _read(self, model: Model) -> OwnExamples:
         """All examples, checked."""
         row_tokens = min(self.config.row_tokens, model.decoder.config.text.max_position_embeddings)
-        line = LiveLine("examples", 1.0)
+        line, renderer = LiveLine("examples", 1.0), model.renderer
+        render: Any = lambda example: renderer.encode(example.messages)  # noqa: E731
         examples = OwnExamples(
             self.config.examples,
-            lambda example: model.renderer.encode(example.messages),
+            renders_pairs(renderer) if isinstance(renderer, EmbeddingRenderer) else render,
             row_tokens=row_tokens,
             progress=lambda share: line.update(share, "checking"),
         )
@@ -233,8 +239,10 @@ class Finetune:
         return "bfloat16" if best_precision(self.device) == "bfloat16" else "float32"
 
     def loss(self) -> LossFunction:
-        """The loss of a batch: the model's turns alone."""
+        """The loss of a batch: the model's turns alone; of a model of vectors, each query among the batch's targets."""
         model = self.model
+        if self.makes_vectors:
+            return pair_loss(model.decoder)
         first_code = model.decoder.config.text.vocab_size  # without a codec, no codes
         if model.codec is not None:
             first_code = model.renderer.space.first_code
@@ -288,12 +296,15 @@ class Finetune:
         """Loss and answers on the held-out examples; empty where there are none."""
         self.model.decoder.eval()
         found = self.held_out.loss(self.loss(), self.device, self.precision)
+        if self.makes_vectors:
+            return found
         return found | self.held_out.answers(self.model, self.config.answers, self.config.max_tokens)
 
     def adapter_told(self) -> str:
         """How to use what was saved."""
         model, adapter = self.config.model, self.folder / "adapter"
-        return f"adapter saved: castor chat --model {model} --adapter {adapter}"
+        verb = "embed" if self.makes_vectors else "chat"
+        return f"adapter saved: castor {verb} --model {model} --adapter {adapter}"
 
     def save(self) -> dict[str, int]:
         """Write the adapter, or the whole model; gives the bytes of what was written, by name."""

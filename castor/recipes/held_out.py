@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,20 +22,27 @@ BATCH_SIZE = 16
 class HeldOut:
     """The examples numbered `indices`, which no training step sees."""
 
-    def __init__(self, examples: OwnExamples, indices: Sequence[int]) -> None:
-        self.examples, self.indices = examples, list(indices)
+    def __init__(
+        self, examples: OwnExamples, indices: Sequence[int], pack: Callable[[Sequence[Any], int], Any] = packed
+    ) -> None:
+        """`pack` makes a batch of rendered examples and the tokens of a row."""
+        self.examples, self.indices, self.pack = examples, list(indices), pack
 
     @torch.no_grad()
     def loss(self, loss: LossFunction, device: str, precision: str) -> dict[str, float]:
-        """Mean nats of a token that the model should have said."""
-        total = count = 0.0
+        """Mean nats of a token that the model should have said; of pairs, of one, and the share found first."""
+        total = count = nearest = 0.0
+        is_pairs = False
         for at in range(0, len(self.indices), BATCH_SIZE):
             sequences = [self.examples.sequence(index) for index in self.indices[at : at + BATCH_SIZE]]
-            batch = packed(sequences, self.examples.row_tokens).to(device)
+            batch = self.pack(sequences, self.examples.row_tokens).to(device)
             with torch.autocast(device.split(":")[0], dtype=torch.bfloat16, enabled=precision == "bfloat16"):
-                part_sum, part_count, _ = loss(batch)
+                part_sum, part_count, metrics = loss(batch)
             total, count = total + float(part_sum), count + float(part_count)
-        return {"loss": total / count} if count else {}
+            is_pairs, nearest = "nearest" in metrics, nearest + float(metrics.get("nearest", 0.0))
+        if not count:
+            return {}
+        return {"loss": total / count} | ({"nearest": nearest / count} if is_pairs else {})
 
     def answers(self, model: Model, most: int, max_tokens: int) -> dict[str, Any]:
         """The model's answers to up to `most` of the prompts, and the share equal to the wanted words.
@@ -75,7 +82,11 @@ def told(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
     if not before:
         yield "no examples were held out, so nothing was measured (held_out=0.1 keeps a tenth)"
         return
-    yield f"held-out loss: {before['loss']:.3f} nats a token before, {after['loss']:.3f} after"
+    unit = "pair" if "nearest" in before else "token"
+    yield f"held-out loss: {before['loss']:.3f} nats a {unit} before, {after['loss']:.3f} after"
+    if "nearest" in before:
+        shares = f"{before['nearest']:.0%} before, {after['nearest']:.0%} after"
+        yield f"held-out queries whose target is the nearest of up to {BATCH_SIZE}: {shares}"
     if before.get("exact") is not None:
         yield f"held-out answers that are right to the word: {before['exact']:.0%} before, {after['exact']:.0%} after"
     for then, now in list(zip(before.get("answers", ()), after.get("answers", ()), strict=True))[:SHOWN]:

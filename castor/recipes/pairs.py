@@ -91,7 +91,10 @@ class RenderPair:
 
     def __call__(self, pair: Pair, rng: random.Random) -> Rendered:
         says = bool(pair.query_task) and rng.random() < self.task_strings
-        query_task, target_task = (pair.query_task, pair.target_task) if says else (None, None)
+        return self.rendered(pair, *((pair.query_task, pair.target_task) if says else (None, None)))
+
+    def rendered(self, pair: Pair, query_task: str | None = None, target_task: str | None = None) -> Rendered:
+        """The pair's sequences, with the words of these tasks before query and target."""
         negative = pair.negative if self.hard_negatives else None
         return Rendered(
             query=self._encoded(pair.query, query_task),

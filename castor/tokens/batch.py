@@ -37,6 +37,11 @@ class Batch:
         return int((self.doc_BT >= 0).sum())
 
     @property
+    def num_places(self) -> int:
+        """Tokens that there is room for."""
+        return self.ids_BT.numel()
+
+    @property
     def num_targets(self) -> int:
         """Tokens with something to learn."""
         return int((self.target_BT >= 0).sum())

@@ -27,6 +27,11 @@ class Rendered:
         """All of it that becomes vectors."""
         return [self.query, self.target] + ([] if self.negative is None else [self.negative])
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the arrays."""
+        return sum(sequence.num_bytes for sequence in self.sequences)
+
     def __len__(self) -> int:
         return sum(len(sequence) for sequence in self.sequences)
 
@@ -53,6 +58,11 @@ class PairBatch:
     def num_tokens(self) -> int:
         """Tokens that belong to a document."""
         return sum(chunk.num_tokens for chunk in self.chunks)
+
+    @property
+    def num_places(self) -> int:
+        """Tokens that there is room for."""
+        return sum(chunk.num_places for chunk in self.chunks)
 
     def to(self, device: torch.device | str) -> PairBatch:
         """The same on `device`."""

@@ -36,6 +36,11 @@ class Sequence:
         assert len(self.patches_PC) == len(self.patch_xy_P2) == len(self.patch_at_P)
         assert len(self.frames_SF) == len(self.frame_at_S) == len(self.clip_S)
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the arrays."""
+        return sum(array.nbytes for array in vars(self).values())
+
     def taken(self, at_N: np.ndarray) -> Sequence:
         """The tokens at these rising places, with their patches and frames."""
         new_T = np.full(len(self), -1, dtype=np.int32)
