@@ -2,6 +2,7 @@
 
     python bench/serve.py                                  a few minutes: 1, 4, 16 and 64 clients beside the bare engine
     python bench/serve.py --clients 64 --seconds 600       the long run; memory is sampled every second
+    python bench/serve.py --endless 256                    answers of 256 tokens, by random weights
     python bench/serve.py --peers                          beside `transformers serve` and llama.cpp's server
 
 `castor serve` runs as a process of its own and answers over HTTP; every client streams an answer, then asks again.
@@ -24,6 +25,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -33,7 +35,7 @@ from typing import Any
 from clients import Seen, Target, load, prompts_of, resident_bytes  # beside this file
 
 SAMPLES = Path(__file__).resolve().parent.parent / "castor" / "samples"
-ANSWER_TOKENS = 64
+ANSWER_TOKENS = int(os.environ.get("CASTOR_BENCH_TOKENS", "64"))  # set for the children by --endless
 Prompt = tuple[str, str]  # a question, and the file it is about or ""
 
 
@@ -178,21 +180,42 @@ class Memory(threading.Thread):
         return statistics.fmean(after) / statistics.fmean(before) - 1
 
 
+@contextlib.contextmanager
+def weights(args: argparse.Namespace) -> Iterator[tuple[str, bool]]:
+    """What is served, and whether it reads pictures: the model, or random text weights whose answers never end."""
+    global ANSWER_TOKENS
+    if not args.endless:
+        yield args.model, True
+        return
+    from serve_peers import write_weights
+
+    ANSWER_TOKENS = args.endless
+    os.environ["CASTOR_BENCH_TOKENS"] = str(args.endless)
+    with tempfile.TemporaryDirectory() as folder:
+        write_weights(Path(folder))
+        yield folder, False
+
+
 def beside_the_engine(args: argparse.Namespace) -> dict[str, Any]:
     """Every number of clients, server and bare engine in turn."""
     found: dict[str, Any] = {}
-    with castor_served(args.model, args.together) as (url, pid), Bare.started(args.model, args.together) as bare:
+    with (
+        weights(args) as (model, with_pictures),
+        castor_served(model, args.together) as (url, pid),
+        Bare.started(model, args.together) as bare,
+    ):
         target = Target(f"{url}/v1beta/models/served:streamGenerateContent?alt=sse", gemini_body, pid)
-        prompts = prompts_of(asked(256, True))
+        prompts = prompts_of(asked(256, with_pictures))
         asyncio.run(load(target, prompts, clients=4, seconds=args.warm_up))
-        bare.load(clients=4, seconds=args.warm_up, with_pictures=True)
+        bare.load(clients=4, seconds=args.warm_up, with_pictures=with_pictures)
         for clients in args.clients:
             memory = Memory(pid)
             memory.start()
             server, engine = Seen(), Seen()
             for _ in range(args.rounds):
                 server.add(asyncio.run(load(target, prompts, clients=clients, seconds=args.seconds / args.rounds)))
-                engine.add(bare.load(clients=clients, seconds=min(args.seconds / args.rounds, 60), with_pictures=True))
+                bare_s = min(args.seconds / args.rounds, 60)
+                engine.add(bare.load(clients=clients, seconds=bare_s, with_pictures=with_pictures))
             memory.is_over.set()
             row = {"server": server.row(), "engine": engine.row(), "error_texts": sorted(set(server.errors))[:5]}
             row["memory_mib"] = [round(size / 2**20, 1) for size in memory.samples]
@@ -236,6 +259,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="for each number of clients (30)")
     parser.add_argument("--rounds", type=int, default=1, help="into which these are cut, the engine between them")
     parser.add_argument("--warm-up", type=float, default=5.0, help="seconds before anything counts (5)")
+    parser.add_argument("--endless", type=int, default=0, metavar="N", help="answers of N tokens, by random weights")
     parser.add_argument("--together", type=int, default=64, help="requests answered at once (64)")
     parser.add_argument("--peers", action="store_true", help="other servers instead, with the same random weights")
     parser.add_argument("--out", default="serve.json", help="where everything measured goes (serve.json)")

@@ -60,6 +60,16 @@ def pictures_are_painted(page: Any, selector: str) -> bool:
 def test_a_conversation_with_a_picture_a_drawing_and_its_cost(served: Served, browser: Any) -> None:
     with visiting(browser, served.url) as page:
         page.wait_for_selector("#chat-field:focus")
+        ask(page, DRAW)
+        answered(page, 1)
+        page.wait_for_selector(".drawn img")
+        assert pictures_are_painted(page, ".drawn img")
+        ask(page, "What color is the shape at the top left?")  # a second turn, and a drawing of its own goes with it
+        answered(page, 2)
+        assert page.locator(".failure").count() == 0
+        page.click("text=New chat")
+        assert page.locator(".turn").count() == 0
+        assert page.is_visible(".welcome")
         hand_over(page, "drop", ("scene.png", "image/png", sample("scene.png")))
         page.wait_for_selector(".tray img")
         question = "How many red shapes are there?"
@@ -70,16 +80,6 @@ def test_a_conversation_with_a_picture_a_drawing_and_its_cost(served: Served, br
         meter = page.inner_text(".meter")
         assert re.search(r"[\d.]+ m?s\s+first token\s+[\d.]+\s+tokens/s", meter)
         assert re.search(r"31\s+in\s+15 text \+ 16 picture", meter)
-        ask(page, DRAW)  # a second turn: the first one goes with it
-        answered(page, 2)
-        page.wait_for_selector(".drawn img")
-        assert pictures_are_painted(page, ".drawn img")
-        ask(page, "What color is the shape at the top left?")  # and now a drawing of its own is in the request
-        answered(page, 3)
-        assert page.locator(".failure").count() == 0
-        page.click("text=New chat")
-        assert page.locator(".turn").count() == 0
-        assert page.is_visible(".welcome")
 
 
 def test_a_photo_and_a_voice_note_in_one_question(served: Served, browser: Any) -> None:
