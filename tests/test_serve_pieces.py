@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from serving import new_model, scripted, serving
 
+import castor.engine.request
 from castor.content import Image, Message, Part, Text
 from castor.engine.engine import Engine, EngineConfig
 from castor.engine.model import Model
@@ -78,6 +79,23 @@ def test_pieces_come_at_their_pace(model: Model, script: Script, monkeypatch: py
     script(Text(SAID))
     times = [at for at, _ in followed(model, 0.1)]
     assert 4 < len(times) <= times[-1] / 0.1 + 3, times  # one with each multiple of the pace, the first and the last
+
+
+def test_nobody_looks_for_what_is_not_there(model: Model, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ids that come more slowly than the pace are told one by one: the loop does not wake in vain between them."""
+    say, woken = Engine._say, []
+
+    def slowly(self: Engine, *given: Any) -> None:
+        time.sleep(0.02)
+        say(self, *given)
+
+    monkeypatch.setattr(Engine, "_say", slowly)
+    script(Text("red circle red circle"))
+    expected = len(followed(model, 0.0))
+    monkeypatch.setattr(castor.engine.request, "_next", lambda now_s, every_s: woken.append(now_s) or now_s + every_s)
+    script(Text("red circle red circle"))
+    assert len(followed(model, 0.0005)) == expected
+    assert len(woken) <= expected + 1
 
 
 def test_a_stop_text_and_a_picture_among_gathered_texts(model: Model, script: Script) -> None:

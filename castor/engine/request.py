@@ -195,18 +195,26 @@ class Request:
             yield part
 
     async def _news(self, pace: _Pace) -> AsyncGenerator[list[Said]]:
-        """What was said since the last time, as often as `pace` says; its end is told at once."""
-        loop, told, at = asyncio.get_running_loop(), asyncio.Event(), 0
+        """What was said since the last time, as often as `pace` says; its end is told at once.
+
+        Who waits longer than that for the next id is told of it, and does not look for it again and again.
+        """
+        loop, told, at, hurries = asyncio.get_running_loop(), asyncio.Event(), 0, True
+
+        def wake() -> None:
+            if hurries or self.reason is not None:
+                told.set()
 
         def tell() -> None:
-            if not pace.every_s or self.reason is not None:
+            if hurries or self.reason is not None:
                 with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
-                    loop.call_soon_threadsafe(told.set)
+                    loop.call_soon_threadsafe(wake)
 
         with self._changed:
             self._listeners.append(tell)
         try:
             while True:
+                hurries, timer = True, None
                 told.clear()
                 ended = self.reason is not None
                 if news := self.said[at:]:
@@ -214,7 +222,12 @@ class Request:
                     yield news
                 if ended:
                     return
-                timer = loop.call_at(_next(loop.time(), pace.every_s), told.set) if pace.every_s else None
+                if news and pace.every_s:
+                    hurries = False
+                    told.clear()
+                    if self.reason is not None:
+                        continue
+                    timer = loop.call_at(_next(loop.time(), pace.every_s), told.set)
                 await told.wait()
                 if timer is not None:
                     timer.cancel()
