@@ -13,6 +13,7 @@ import torch
 import castor
 from castor.config import to_dict
 from castor.content import Audio, Image, Message, Text
+from castor.engine.engine import Engine, EngineConfig
 from castor.engine.model import Model
 from castor.engine.sample import Grammar, SamplingConfig, pick
 from castor.models.decoder import Decoder
@@ -249,3 +250,15 @@ def test_a_name_that_is_no_model_is_an_error(tmp_path: Path) -> None:
 def test_a_prompt_is_never_guessed(model: Model, prompt: list) -> None:
     with pytest.raises(ValueError, match="a prompt is"):
         model.generate(prompt)
+
+
+def test_a_reply_that_must_draw_begins_with_a_picture(model: Model) -> None:
+    engine = Engine(model, EngineConfig(cache_tokens=20_000))
+    config = SamplingConfig(must_draw=True, max_tokens=4, temperature=1.0)
+    asked = [engine.submit([Message.user("2 + 2?")], dataclasses.replace(config, seed=seed)) for seed in range(8)]
+    while engine.step():
+        pass
+    assert {request.said_ids[0] for request in asked} == {model.renderer.space.special("<|draw>")}
+    assert any(isinstance(request.result().message.parts[0], Image) for request in asked)
+    with pytest.raises(ValueError, match="must_draw"):
+        SamplingConfig(must_draw=True, may_draw=False)

@@ -28,15 +28,15 @@ def served(tiny_config: ModelConfig, renderer: Renderer, codec: ImageCodec) -> I
             yield running
 
 
-@pytest.fixture()
-def draws(served: Served) -> Iterator[None]:
-    """The untrained model wants nothing but to draw, small: two rows of three."""
+@pytest.fixture(params=[100])
+def draws(served: Served, request: pytest.FixtureRequest) -> Iterator[None]:
+    """The untrained model wants to draw, and nothing else where its wish is 100, small: two rows of three."""
     decoder, space = served.model.decoder, served.model.renderer.space
     project = type(decoder).project
 
     def wanting(hidden: torch.Tensor) -> torch.Tensor:
         logits = project(decoder, hidden)
-        logits[..., space.special("<|draw>")] += 100
+        logits[..., space.special("<|draw>")] += request.param
         logits[..., space.grid(2)] += 50
         return logits
 
@@ -54,9 +54,12 @@ def test_pictures_are_the_model_s(served: Served, client: Any, draws: None) -> N
         assert Image(base64.b64decode(item.b64_json)).pixels().shape == (64, 96, 3)
 
 
-def test_no_picture_is_an_error(served: Served, client: Any) -> None:
-    with pytest.raises(openai.BadRequestError, match="without a picture"):
-        client.images.generate(model="tiny", prompt="how many", extra_body={"seed": 1})
+@pytest.mark.parametrize("draws", [-100], indirect=True)
+def test_a_picture_comes_even_where_the_model_would_rather_write(served: Served, client: Any, draws: None) -> None:
+    assert not served.model.generate("how many", max_tokens=12, seed=1).images
+    reply = client.images.generate(model="tiny", prompt="how many", extra_body={"seed": 1})
+    picture = served.model.generate("how many", max_tokens=12, seed=1, must_draw=True).images[0]
+    assert Image(base64.b64decode(reply.data[0].b64_json)).pixels().tolist() == picture.pixels().tolist()
 
 
 def test_a_transcript_is_the_model_s(served: Served, client: Any) -> None:

@@ -64,7 +64,6 @@ OPENAI_REFUSALS = {
     r'base64,AAAA"|"UklGRg=="|JVBERg==': r"messages\[0\]",
     r'"input": \[\[1': "token ids",
     r'"input": \[\{"type": "text", "text": "x"\}, \{"type": "image_url"': "texts are rated",
-    r'"prompt": "cat"': "without a picture",
 }
 LISTS = ("/models", "/files", "/cachedContents", "/batches", "/fileSearchStores", "/documents")
 OPENAI = (  # ends of the addresses that OpenAI's clients alone ask

@@ -186,6 +186,8 @@ class Engine:
             raise ValueError("a picture for a model without vision")
         if len(sequence.frames_SF) and decoder.config.audio is None:
             raise ValueError("sound for a model without audio")
+        if request.sampling.must_draw and self.model.codec is None:
+            raise ValueError("must_draw: this model draws no pictures")
         if not self.scheduler.fits(request, len(sequence) + most):
             raise ValueError(
                 f"{len(sequence)} tokens and an answer of up to {most} do not fit the engine's cache "
@@ -253,7 +255,10 @@ class Engine:
     def _choose(self, request: Request, logits_V: torch.Tensor) -> Said:
         sampling, constraint = request.sampling, request.constraint
         grammar = self._grammars[sampling.may_draw]
-        allowed_V = grammar.allowed_V(request.said_ids) if constraint is None else constraint.allowed_V()
+        if constraint is None:
+            allowed_V = grammar.allowed_V(request.said_ids, must_draw=sampling.must_draw)
+        else:
+            allowed_V = constraint.allowed_V()
         permitted_V = logits_V.masked_fill(~allowed_V, -torch.inf)
         token_id = pick(permitted_V, sampling, request.generator, is_code=grammar.is_code(allowed_V))
         if constraint is not None and token_id != self.model.renderer.stop_id:

@@ -29,6 +29,7 @@ class SamplingConfig:
     logprobs: int | None = None  # 0: the log-probability of what was said; k: those of the k likeliest ids besides
     response_schema: dict[str, Any] | None = None  # JSON schema: the reply is JSON and valid, and has no pictures
     may_draw: bool = True  # where the model can: False keeps pictures out of the reply
+    must_draw: bool = False  # the reply begins with a picture
     response_regex: str | None = None  # the reply is a text that all of this matches
     response_grammar: str | None = None  # the reply follows this grammar (Lark as llguidance reads it), special ids too
     choices: tuple[str, ...] | None = None  # the reply is one of these texts
@@ -48,6 +49,10 @@ class SamplingConfig:
         if self.logprobs is not None and not 0 <= self.logprobs <= 100:
             raise ValueError(f"logprobs={self.logprobs} must be 0 to 100")
         held = (self.response_schema, self.response_regex, self.response_grammar, self.choices)
+        if self.must_draw and (not self.may_draw or any(each is not None for each in held)):
+            raise ValueError(
+                "must_draw: a reply cannot begin with a picture and have none, or be held to a form of text"
+            )
         if sum(each is not None for each in held) > 1:
             raise ValueError(
                 "response_schema, response_regex, response_grammar, choices: only one of them can hold a reply"
@@ -88,8 +93,10 @@ class Grammar:
         self._text, self._code = _sayable_V(space), code
         self._text[space.special("<|draw>")] = may_draw
 
-    def allowed_V(self, said: list[int]) -> torch.Tensor:
-        """bool [V] after the ids `said` so far in this reply."""
+    def allowed_V(self, said: list[int], *, must_draw: bool = False) -> torch.Tensor:
+        """bool [V] after the ids `said` so far in this reply, which begins with a picture where it `must_draw`."""
+        if must_draw and not said:
+            return self._only(self.space.special("<|draw>"))
         open_ids = self._open_drawing(said)
         if open_ids is None:
             return self._text
@@ -136,8 +143,9 @@ class OpenGrammar:
     def __init__(self, space: GemmaSpace) -> None:
         self._allowed = _sayable_V(space)
 
-    def allowed_V(self, said: list[int]) -> torch.Tensor:
+    def allowed_V(self, said: list[int], *, must_draw: bool = False) -> torch.Tensor:
         """bool [V], whatever was said so far."""
+        assert not must_draw
         return self._allowed
 
     def is_code(self, allowed_V: torch.Tensor) -> bool:

@@ -207,8 +207,10 @@ class Answerer:
         TimeoutError at the query's deadline, ApiError where the engine can take no more or fails.
         """
         room, started_s = self.max_positions - len(prompt.sequence), time.monotonic()
+        draws = query.draws and self.can_draw
+        must_draw = draws and not query.writes and sampling.response_grammar is None
         sampling = dataclasses.replace(
-            sampling, max_tokens=min(sampling.max_tokens, room), may_draw=query.draws and self.can_draw
+            sampling, max_tokens=min(sampling.max_tokens, room), may_draw=draws, must_draw=must_draw
         )
         request = await self.submit(prompt.sequence, sampling, query.deadline_s, query.priority)
         try:

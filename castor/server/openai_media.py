@@ -92,7 +92,8 @@ def _drawing(body: Mapping[str, Any], config: ServerConfig) -> tuple[tuple[int, 
     temperature = number(fields.get("temperature", 0), "temperature", 0, 100)  # of words; pictures have their own
     sampling = SamplingConfig(max_tokens=config.max_tokens, temperature=temperature)
     samplings = tuple(dataclasses.replace(sampling, seed=seed + at) for at in range(count))
-    return _size(fields.get("size", "auto")), Query(messages=(Message.user(prompt),), samplings=samplings)
+    query = Query(messages=(Message.user(prompt),), samplings=samplings, writes=False)
+    return _size(fields.get("size", "auto")), query
 
 
 def _size(value: object) -> tuple[int, int] | None:
@@ -108,19 +109,14 @@ def _size(value: object) -> tuple[int, int] | None:
 
 
 async def _pictures(speaking: Talk) -> list[Image]:
-    """The first picture of every candidate; ApiError 400 where one holds none."""
+    """The first picture of every candidate, with which its answer begins."""
     found: dict[int, Image] = {}
-    words: dict[int, str] = {}
     async for index, item in speaking.items():
         if isinstance(item, Image):
             found.setdefault(index, item)
             speaking.stopped.add(index)
-        elif isinstance(item, Text):
-            words[index] = words.get(index, "") + item.text
-    for index in range(len(speaking.query.samplings)):
-        if index not in found:
-            message = f"the model answered without a picture: {words.get(index, '')!r:.120}; ask it to draw something"
-            raise ApiError(400, message, field="prompt")
+    if len(found) < len(speaking.query.samplings):
+        raise ApiError(503, "a picture was begun, but there was no room to finish it; try again")
     return [found[index] for index in sorted(found)]
 
 
