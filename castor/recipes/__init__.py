@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from castor.config import override
+from castor.recipes.blend import BlendConfig, run_blend
 from castor.recipes.embedding import EmbedConfig, run_embedding
 from castor.recipes.finetune import FinetuneConfig, run_finetune
 from castor.recipes.pipeline import RunConfig, run_pipeline
@@ -31,12 +32,18 @@ def embedding() -> EmbedConfig:
     return EmbedConfig()
 
 
-Config = RunConfig | FinetuneConfig | EmbedConfig
+def blended() -> BlendConfig:
+    """The weighted mean of models of one shape, in seconds (`castor train blend models=atom,DIR weights=0.2,0.8`)."""
+    return BlendConfig()
+
+
+Config = RunConfig | FinetuneConfig | EmbedConfig | BlendConfig
 RECIPES: dict[str, Callable[[], Config]] = {
     "atom": atom,
     "micro": micro,
     "finetune": finetuned,
     "embed": embedding,
+    "blend": blended,
 }
 
 
@@ -48,6 +55,9 @@ def run(name: str, overrides: Sequence[str] = ()) -> bool:
     if name not in RECIPES:
         raise ValueError(f"no recipe {name!r}; there are: {', '.join(RECIPES)}")
     config = override(RECIPES[name](), overrides)
+    if isinstance(config, BlendConfig):
+        run_blend(config)
+        return True
     if isinstance(config, EmbedConfig):
         result: object = run_embedding(config)
     else:
