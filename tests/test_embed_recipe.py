@@ -14,7 +14,7 @@ from castor import recipes
 from castor.content import Audio, Image, Text, Video
 from castor.data.loader import LoaderConfig
 from castor.data.pairs import PairLoader, PairTask
-from castor.data.real.varied import DigitSequence, varied_picture
+from castor.data.real.sequences import DigitSequence
 from castor.diorama.code import AGGREGATES, CHANGES, CHOICES, Program, random_program
 from castor.diorama.draw import draw_for
 from castor.diorama.pairs import NEEDS_SPEECH_PAIRS, PAIRS, WorldPairs, scene_key
@@ -245,17 +245,6 @@ def test_digit_sequences_are_put_together_as_the_real_ones_are() -> None:
     spoken = made.spoken(random.Random(4)).samples()
     again = made.spoken(random.Random(4)).samples()
     assert len(spoken) % 3 == 0 and np.array_equal(spoken, again)
-
-
-def test_varied_pictures_keep_their_size_and_their_white_ground() -> None:
-    drawn = np.full((72, 72, 3), 255, np.uint8)
-    drawn[20:50, 24:48] = (200, 40, 30)
-    shown = [varied_picture(Image.from_pixels(drawn), random.Random(at)).pixels() for at in range(30)]
-    for pixels in shown:
-        assert pixels.shape == drawn.shape and (pixels[0, 0] == 255).all()
-        red, green, _ = pixels[pixels.min(-1) < 120].astype(int).mean(0)
-        assert red > green  # still the same thing
-    assert len({pixels.tobytes() for pixels in shown}) > 25
 
 
 def again_norm(model: Model) -> torch.Tensor:

@@ -15,10 +15,11 @@ import numpy as np
 
 from castor.content import Audio, Image, Message, Part, Video
 from castor.data.real import RealData
+from castor.data.real.augment import moved, resounded
 from castor.data.real.files import Row, json_lines, share_of
 from castor.data.real.images import UNSEEN_STYLE, enlarged
+from castor.data.real.sequences import DigitSequence
 from castor.data.real.source import Source
-from castor.data.real.varied import DigitSequence, varied_picture, varied_sound
 from castor.data.real.videos import SEQUENCE_FPS
 from castor.example import Pair
 
@@ -98,7 +99,7 @@ class Hub:
         ref = self.concepts[concept]["images"][style]
         drawn = Image(self.data["concepts"].bytes_of({"id": concept}, ref), name=f"{concept}/{style}")
         is_varied = rng is not None and self.split == "train" and rng.random() < VARIED
-        return varied_picture(drawn, rng) if rng is not None and is_varied else drawn
+        return Image.from_pixels(moved(drawn.pixels(), rng), drawn.name) if rng is not None and is_varied else drawn
 
     def film(self, concept: str) -> Video:
         """A concept animated."""
@@ -242,7 +243,7 @@ def _spoken_digit(pairs: RealPairs, rng: random.Random) -> tuple[Audio, int]:
     row = rng.choice(pairs.rows(name))
     sound = _sound(pairs.data[name], row)
     is_varied = pairs.split == "train" and rng.random() < VARIED
-    return varied_sound(sound, rng) if is_varied else sound, row["digit"]
+    return Audio.from_samples(resounded(sound.samples(), rng)) if is_varied else sound, row["digit"]
 
 
 def _speech_digit(pairs: RealPairs, rng: random.Random) -> Pair:
