@@ -232,6 +232,9 @@ def test_examples_with_choices_are_asked_among_them_and_come_back_in_order() -> 
     ]
     report = evaluate(Last(), {"sound_name": examples}, TASKS)
     assert report.overall()[0].score == 1.0
+    among = [example for example in examples if example.meta]
+    guessed = chance_scores(TASKS["sound_name"].metrics[0], among)["guess"]
+    assert guessed.tolist() == [0.5] * len(among)  # one of two
 
 
 def test_an_answerer_stands_in_for_the_model() -> None:

@@ -1,11 +1,12 @@
 """What an answer that knows nothing of the question's media would score, by the very same score function.
 
-Three ignorant answerers are measured on the data itself, within each language of a task:
+Four ignorant answerers are measured on the data itself, within each language of a task:
   shuffled    gives every example another example's reference answer;
   constant    gives every example one fixed answer, the best of the most frequent ones;
-  blind       knows the sort of question, and gives the answer most frequent among the others of that sort.
+  blind       knows the sort of question, and gives the answer most frequent among the others of that sort;
+  guess       gives one of the choices, each as likely, where an example has some.
 Where worked steps lead to an answer, they give the answer alone: guessing needs no steps.
-Chance is the best of the three.  The constant is chosen on the test answers themselves, which flatters it: a
+Chance is the best of them.  The constant is chosen on the test answers themselves, which flatters it: a
 score above it is above any answerer of that kind.
 """
 
@@ -25,7 +26,7 @@ NUM_CONSTANTS = 5
 
 
 def chance_scores(metric: Metric, examples: Sequence[Example], *, seed: int = 0) -> dict[str, np.ndarray]:
-    """Scores [N] of the ignorant answerers, "shuffled", "constant" and "blind"; {} for a single example."""
+    """Scores [N] of the ignorant answerers by name; {} for a single example."""
     if len(examples) < 2:
         return {}
     groups: dict[str, list[int]] = {}
@@ -37,7 +38,7 @@ def chance_scores(metric: Metric, examples: Sequence[Example], *, seed: int = 0)
         rng = random.Random(f"{seed}/{language}")
         shuffled_N[members] = _shuffled(metric, examples, members, pool, rng)
         constant_N[members] = _best_constant(metric, examples, members, pool)
-    return {"shuffled": shuffled_N, "constant": constant_N, **_blind(metric, examples)}
+    return {"shuffled": shuffled_N, "constant": constant_N, **_blind(metric, examples), **_guess(metric, examples)}
 
 
 def chance_of(
@@ -112,6 +113,18 @@ def _blind(metric: Metric, examples: Sequence[Example]) -> dict[str, np.ndarray]
         guess = first[others.most_common(1)[0][0]] if others else Message.model("")
         scores.append(metric.score(example, guess))
     return {"blind": np.asarray(scores, dtype=np.float64)}
+
+
+def _guess(metric: Metric, examples: Sequence[Example]) -> dict[str, np.ndarray]:
+    """Mean scores over the choices; {} where an example has none."""
+    choices = [example.meta.get("choices", ()) for example in examples]
+    if not all(choices):
+        return {}
+    means = [
+        np.mean([metric.score(example, Message.model(choice)) for choice in among])
+        for example, among in zip(examples, choices, strict=True)
+    ]
+    return {"guess": np.asarray(means, dtype=np.float64)}
 
 
 def answer_key(answer: Message) -> str:

@@ -132,9 +132,9 @@ class Report:
             lines.append("| " + " | ".join(cells) + " |")
         notes = (
             "↑ higher is better, ↓ lower is better (error rates; more than 100 % is possible). "
-            "Chance is the best of three answers that ignore the picture or sound, by the same score: "
-            "another example's reference, the best fixed answer, and the most frequent answer to that "
-            "sort of question. "
+            "Chance is the best of the answers that ignore the picture or sound, by the same score: "
+            "another example's reference, the best fixed answer, the most frequent answer to that "
+            "sort of question, and one of the choices where there are some. "
             '"above chance" means that the whole 95 % interval is on the better side of it, and of one in n.'
         )
         return "\n".join([*lines, "", f"{self.summary}.", "", notes, ""])

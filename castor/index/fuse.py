@@ -6,8 +6,8 @@ Ranks are added, not scores, so that a cosine and a BM25 need no common scale:
 
 A ranking by words cannot name a picture, so that adding it to one by meaning would put every text with a single word of
 the question before the best of pictures. It is therefore no further voter: of a text that has the share e of the
-question's words, weighed by how rare they are, e of the score may come from its rank by words instead. Texts with all
-of the words stand beside the nearest media; without words, meaning alone counts.
+question's words, weighed by how rare they are, e of the score may come from its rank by words instead. Texts with most
+of the words stand beside the nearest of all; without words, meaning alone counts.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 RANK_OFFSET = 60
+ENOUGH = (
+    2 / 3
+)  # of the question's words, to count as all of them: an ending may differ, and not each is meant to be there
 TIE = 1e-6  # of the plain sum, which decides between equals
 
 
@@ -37,7 +40,7 @@ def hybrid(meanings: Sequence[Sequence[int]], words: Sequence[int], evidence: Ma
     scores = fused((1.0, ranking) for ranking in meanings)
     among_texts = {}
     for piece, said in fused([(float(max(1, len(meanings))), words)]).items():
-        meant, share = scores.get(piece, 0.0), evidence.get(piece, 0.0)
+        meant, share = scores.get(piece, 0.0), min(1.0, evidence.get(piece, 0.0) / ENOUGH)
         scores[piece] = (1.0 - share) * meant + share * max(meant, said) + TIE * said
         among_texts[piece] = (1.0 - share) * meant + 2.0 * share * said
     places = sorted((scores[piece] for piece in among_texts), reverse=True)

@@ -67,7 +67,7 @@ def shares_of(store: Store, question: Sequence[str], found: Sequence[int]) -> di
     shares = dict.fromkeys(found, 0.0)
     query = "SELECT rowid FROM words WHERE words MATCH :match AND rowid IN (SELECT value FROM json_each(:found))"
     for term in question:
-        count = min(num_texts, _texts_with(store, term))
+        count = max(1, min(num_texts, _texts_with(store, term)))  # a word that is nowhere weighs as one that is once
         weight = math.log1p((num_texts - count + 0.5) / (count + 0.5))
         whole += weight
         for (piece,) in store.rows(query, {"match": phrase(term), "found": json.dumps(list(shares))}):
