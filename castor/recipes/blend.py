@@ -42,10 +42,8 @@ def run_blend(config: BlendConfig) -> Model:
             raise ValueError(f"{folder}: its tokenizer or codec is another than that of {folders[-1]}")
     last.decoder.load_state_dict(average([model.decoder.state_dict() for model in models], shares))
     parts = [{"share": share / sum(shares), "card": model.card} for share, model in zip(shares, models, strict=True)]
-    last.card = {
-        "blend": parts,
-        "sources": sorted({name for part in parts for name in part["card"].get("sources", ())}),
-    }
+    sources = {name for model in models for name in model.card.get("sources", ())}
+    last.card = {"blend": parts, "sources": sorted(sources)}
     last.save(out)
     print(f"model saved in {out}")
     return last
