@@ -84,9 +84,17 @@ async def _client(target: Target, prompts: Iterator[Any], until_s: float, seen: 
     place = urlsplit(target.url)
     try:
         while time.monotonic() < until_s:
+            prompt, is_used = next(prompts), connection is not None
             try:
                 connection = connection or await asyncio.open_connection(place.hostname, place.port)
-                await _ask(target, next(prompts), *connection, seen)
+                try:
+                    await _ask(target, prompt, *connection, seen)
+                except asyncio.IncompleteReadError as error:
+                    if not is_used or error.partial:
+                        raise
+                    connection[1].close()  # a server may end a connection after some answers
+                    connection = await asyncio.open_connection(place.hostname, place.port)
+                    await _ask(target, prompt, *connection, seen)
             except (OSError, ValueError, KeyError, asyncio.IncompleteReadError) as error:
                 seen.errors.append(f"{type(error).__name__}: {error}"[:200])
                 if connection is not None:

@@ -76,7 +76,7 @@ def ours(folder: Path, precision: str) -> Answer:
     engine = Engine(model, EngineConfig(max_rows=1, cache_tokens=4096, reuse_prefixes=False, token_budget=2048))
     everything = torch.ones(space.vocab_size, dtype=torch.bool)
     for grammar in engine._grammars.values():
-        grammar.allowed_V = lambda said: everything  # as theirs: no id is kept out
+        grammar.allowed_V = lambda said, **_: everything  # as theirs: no id is kept out
 
     def answer(prompt: list[int], most: int) -> list[int]:
         ids, no = np.array(prompt, dtype=np.int32), np.zeros(0, dtype=np.int32)

@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))  # the
 
 SHAPE = {"hidden_size": 384, "intermediate_size": 1536, "num_attention_heads": 6, "num_key_value_heads": 2}
 SHAPE |= {"head_dim": 64, "global_head_dim": 64, "num_global_key_value_heads": 2, "sliding_window": 256}
+SHAPE |= {"vocab_size": 704, "num_hidden_layers": 6, "attention_k_eq_v": False, "final_logit_softcapping": 30.0}
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<|turn>{{ message.role }}\n{{ message.content }}<turn|>\n{% endfor %}"
     "<|turn>model\n"
@@ -39,15 +40,22 @@ Started = Callable[[], Any]  # a context manager that gives a Target
 
 
 def write_weights(folder: Path) -> None:
-    """A text model that says nothing sensible and never stops."""
+    """A text model that says nothing sensible, always in whole letters, and never stops."""
     import published
     import torch
+    import transformers
 
-    model = published.write_checkpoint(folder, attention_k_eq_v=False, **SHAPE)
-    with torch.no_grad():  # the logit of a zero row is never the highest
-        model.get_input_embeddings().weight[published.stop_ids()] = 0
-    for shard in folder.glob("model*"):
-        shard.unlink()
+    published.write_tokenizer(folder)
+    config = transformers.Gemma4UnifiedTextConfig(**SHAPE)
+    torch.manual_seed(0)
+    model = transformers.Gemma4UnifiedForCausalLM(config)
+    names = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    unsaid = [at for name, at in names.items() if not name.strip("\u2581").isalpha() or not name.isascii()]
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_(0.0, 0.2)
+        model.get_input_embeddings().weight[[*unsaid, *range(len(names), config.vocab_size)]] = 0
+    model.generation_config.eos_token_id = published.stop_ids()
     model.save_pretrained(folder)
     config = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": TEMPLATE}))

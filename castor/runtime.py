@@ -123,6 +123,14 @@ def _cgroup_bytes(name: str) -> int | None:
     return int(text) if text.isdigit() else None
 
 
+def chosen(variable: str, *ways: str) -> str:
+    """Which of some ways the environment variable asks for; the first where it says nothing, ValueError for others."""
+    way = os.environ.get(variable) or ways[0]
+    if way not in ways:
+        raise ValueError(f"{variable}={way} is none of {', '.join(ways)}")
+    return way
+
+
 def can_compile() -> bool:
     """Whether torch.compile has the C++ compiler that it needs on a CPU."""
     import shutil

@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from castor.content import Message
+from castor.engine.compiled import CompiledStep
 from castor.engine.decode import can_decode
 from castor.engine.engine import Engine, EngineConfig
 from castor.engine.model import Model
 from castor.engine.sample import SamplingConfig
 from castor.models.config import ModelConfig, TextConfig
 from castor.models.decoder import Decoder
+from castor.models.packing import PackConfig, pack_decoder
 from castor.nn.lora import LoraConfig, add_adapters
 from castor.nn.native import native
 from castor.tokens.pack import collate
@@ -67,6 +69,59 @@ def test_logits_are_those_of_torch(model: Model, form: str) -> None:
     assert (fast - plain).abs().max() < 2e-5 * plain.abs().max()
     for room, written in zip(rooms, engine.forward.store.rooms, strict=True):  # the same keys and values, too
         assert (room - written).abs().max() < 1e-5
+
+
+PACKED = [PackConfig(bits=4), PackConfig(bits=8), PackConfig(bits=4, table_bits=8)]
+
+
+@pytest.mark.parametrize("pack", PACKED, ids=["4", "8", "4 and 8"])
+@pytest.mark.parametrize("form", FORMS)
+def test_packed_logits_are_those_of_torch(model: Model, form: str, pack: PackConfig) -> None:
+    """But for inputs that the other order of a sum puts on the other side of a rounding to int8."""
+    packed = model_of(model, torch.float32, **FORMS[form])
+    pack_decoder(packed.decoder, pack)
+    engine, spans = speaking(packed)
+    with torch.inference_mode():
+        plain = engine.forward.decoder.project(engine.forward._speak(spans)).clone()
+        assert engine.forward.decode is not None
+        fast = engine.forward.decode.run(spans)
+    apart = (fast - plain).abs() / plain.abs().max()
+    assert apart.max() < 0.02 and apart.median() < 1e-3
+    for number in range(1, len(spans)):
+        assert torch.equal(fast[:number], engine.forward.decode.run(spans[:number]))
+
+
+def test_packed_rows_in_bfloat16_and_through_torch(model: Model) -> None:
+    packed = model_of(model, torch.bfloat16)
+    pack_decoder(packed.decoder, PackConfig(bits=4))
+    engine, spans = speaking(packed)
+    with torch.inference_mode():
+        plain = engine.forward.decoder.project(engine.forward._speak(spans)).float()
+        assert engine.forward.decode is not None
+        fast = engine.forward.decode.run(spans)
+    apart = (fast - plain).abs() / plain.abs().max()
+    assert apart.max() < 0.1 and apart.mean() < 0.02
+    packed.decoder.language_model.layers[2].mlp.up_proj.bits = 8
+    assert not can_decode(packed.decoder)
+
+
+@pytest.mark.slow  # PyTorch compiles for a minute
+def test_the_step_that_pytorch_compiles_says_the_same(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past the window, with rows that come and go, so that rows and tables of several sizes are filled up."""
+    own = model_of(model, torch.float32)
+    answers = {}
+    for way in ("own", "compiled"):
+        monkeypatch.setenv("CASTOR_STEPS", way)
+        engine = Engine(own, EngineConfig(max_rows=8, block_tokens=4, cache_tokens=2048))
+        asked = [
+            engine.submit([Message.user(prompt)], SamplingConfig(max_tokens=10 + 7 * at))
+            for at, prompt in enumerate(PROMPTS)
+        ]
+        while engine.step():
+            pass
+        answers[way] = [request.said_ids for request in asked]
+        assert isinstance(engine.forward.decode, CompiledStep) == (way == "compiled")
+    assert answers["own"] == answers["compiled"] and all(answers["own"])
 
 
 def test_bfloat16_is_as_near_to_the_truth_as_torch(model: Model) -> None:

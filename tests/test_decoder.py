@@ -386,3 +386,18 @@ def test_media_without_their_embedder_are_refused(model: Decoder) -> None:
     wrong = dataclasses.replace(document(0, "ti"), patches_PC=torch.rand(4, 9))
     with pytest.raises(ValueError, match="48 numbers a patch"):
         model(wrong)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("both_ways", [False, True])
+def test_flex_attention_sees_the_same(model: Decoder, both_ways: bool) -> None:
+    """Packed documents with pictures and sound, padding, beyond the window: as through the boolean mask."""
+    batch = row_of([document(1, "tttitttaatttttttttttt"), document(2, "iittttttttttttt")], total=150)
+    wanted = model.hidden(batch, bidirectional=both_ways)
+    model.flex = True
+    try:
+        found = model.hidden(batch, bidirectional=both_ways)
+    finally:
+        model.flex = False
+    held = batch.doc_BT >= 0
+    torch.testing.assert_close(found[held], wanted[held], atol=1e-5, rtol=1e-5)

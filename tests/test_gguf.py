@@ -115,7 +115,7 @@ def test_llama_cpp_gives_the_same_log_probabilities(folder: Path, tmp_path: Path
 
 def test_what_cannot_be_exported_is_named(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["export", "atom", "--gguf", str(tmp_path / "a.gguf")]) == 2
-    assert "only a checkpoint with a tokenizer.json" in capsys.readouterr().err
+    assert "only a published checkpoint can be exported" in capsys.readouterr().err
     assert cli.main(["export", str(folder), "--gguf", str(tmp_path / "a.gguf"), "--type", "int3"]) == 2
     assert "'int3' is not one of" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -444,3 +444,25 @@ def test_bench_measures_and_writes(model: Model, tmp_path: Path, capsys: pytest.
     assert "more than the 2048 that this model takes" in capsys.readouterr().err
     assert cli.main(["bench", "--shape", "9b", "--no-peers"]) == 2
     assert "--shape 9b is not one of 1.8b" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shape", [(5, 32, 16), (1, 96, 48), (33, 70, 40)])
+def test_pytorchs_kernel_computes_the_same(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int]) -> None:
+    """Up to what bfloat16 rounds; rows and inputs that fill no whole tile included."""
+    rows, num_inputs, num_outputs = shape
+    torch.manual_seed(0)
+    weight, x = torch.randn(num_outputs, num_inputs), torch.randn(2, rows, num_inputs)
+    layers = []
+    for way in ("own", "torch"):
+        monkeypatch.setenv("CASTOR_INT4", way)
+        layer = PackedLinear(num_inputs, num_outputs, 4)
+        layer.fill(*pack(weight, 4))
+        layers.append(layer)
+    wanted = F.linear(x, layers[0].weight)
+    torch.testing.assert_close(layers[1](x), wanted, atol=0.02 * float(wanted.abs().max()), rtol=0)
+    assert layers[1].by_torch is not None and layers[0].by_torch is None
+    layers[1].fill(*pack(2 * weight, 4))
+    torch.testing.assert_close(layers[1](x), 2 * wanted, atol=0.04 * float(wanted.abs().max()), rtol=0)
+    monkeypatch.setenv("CASTOR_INT4", "fast")
+    with pytest.raises(ValueError, match="CASTOR_INT4=fast is none of own, torch"):
+        PackedLinear(num_inputs, num_outputs, 4)

@@ -25,6 +25,7 @@ from castor.engine.request import Reason, Request, Said
 from castor.engine.sample import SamplingConfig, grammar_of, pick
 from castor.engine.schedule import Scheduler, Span
 from castor.engine.vectors import VectorQueue
+from castor.runtime import chosen
 from castor.tokens.sequence import Sequence as Tokens
 
 if TYPE_CHECKING:
@@ -96,7 +97,8 @@ class Engine:
             is_int8=is_int8,
         )
         media_tokens = MEDIA_TOKENS if config.reuse_prefixes else 0
-        self.forward = Forward(decoder, blocks, media_tokens=media_tokens, is_int8=is_int8)
+        compiled_rows = config.max_rows if chosen("CASTOR_STEPS", "own", "compiled") == "compiled" else 0
+        self.forward = Forward(decoder, blocks, media_tokens=media_tokens, is_int8=is_int8, compiled_rows=compiled_rows)
         self.scheduler = Scheduler(
             blocks,
             max_rows=config.max_rows,

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from castor.engine.blocks import Blocks
+from castor.engine.compiled import CompiledStep
 from castor.engine.decode import DecodeStep, can_decode
 from castor.engine.media import MediaMemory
 from castor.engine.request import Entering, Request
@@ -47,15 +48,24 @@ def windows(decoder: Decoder) -> dict[str, int | None]:
 class Forward:
     """A decoder and the store of its keys and values."""
 
-    def __init__(self, decoder: Decoder, blocks: Blocks, *, media_tokens: int, is_int8: bool = False) -> None:
-        """`media_tokens`: of pictures and clips that are remembered as they enter the layers."""
+    def __init__(
+        self, decoder: Decoder, blocks: Blocks, *, media_tokens: int, is_int8: bool = False, compiled_rows: int = 0
+    ) -> None:
+        """`media_tokens`: of pictures and clips that are remembered as they enter the layers.
+
+        With `compiled_rows` PyTorch compiles the step of up to so many requests that speak.
+        """
         self.decoder, self.blocks, self.media = decoder, blocks, MediaMemory(decoder, media_tokens)
         self.device, self._nothing = decoder.device, collate([[]], 1)
         num_blocks = {kind: pool.num_blocks for kind, pool in blocks.pools.items()}
         self.store = BlockStore(
             layer_shapes(decoder), num_blocks, blocks.block_tokens, self.device, decoder.dtype, is_int8=is_int8
         )
-        self.decode = DecodeStep(decoder, blocks, self.store) if can_decode(decoder) and not is_int8 else None
+        self.decode: DecodeStep | CompiledStep | None = None
+        if compiled_rows:
+            self.decode = CompiledStep(decoder, blocks, self.store, max_rows=compiled_rows)
+        elif can_decode(decoder) and not is_int8:
+            self.decode = DecodeStep(decoder, blocks, self.store)
 
     @torch.inference_mode()
     def run(self, spans: Seq[Span]) -> torch.Tensor:

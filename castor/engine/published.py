@@ -1,8 +1,8 @@
 """A published checkpoint, a plain folder in Hugging Face's layout, as decoder and renderer.
 
-What stands beside the weights says how to speak with them: `tokenizer.json`, the chat template (read for its style,
-never run), `processor_config.json` for the media, `generation_config.json` for ids that are never said, and
-`config_sentence_transformers.json` for the tasks of a model that makes vectors.
+What stands beside the weights says how to speak with them: `tokenizer.json` or `tokenizer.model`, the chat template
+(read for its style, never run), `processor_config.json` for the media, `generation_config.json` for ids that are never
+said, and `config_sentence_transformers.json` for the tasks of a model that makes vectors.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from castor.models.packing import PackConfig
 from castor.tokens.embedding import EmbeddingRenderer
 from castor.tokens.gemma import GemmaRenderer, TurnStyle
 from castor.tokens.space import CONFIG_IDS, GemmaSpace
+from castor.tokens.text import Tokenizer
 from castor.tokens.text_json import JsonTokenizer, load_tokenizer
+from castor.tokens.text_spm import json_of_sentencepiece
 
 ABOUT = "castor.json"
 # Files that are kept beside the weights when a published checkpoint is saved again.
@@ -57,9 +59,7 @@ def load_published(
 
 def published_renderer(folder: Path, config: ModelConfig) -> GemmaRenderer:
     """The renderer that the files beside the weights describe."""
-    tokenizer = load_tokenizer(folder)
-    if not isinstance(tokenizer, JsonTokenizer):
-        raise ValueError(f"{folder}: a published checkpoint needs tokenizer.json beside its weights")
+    tokenizer = _tokenizer(folder)
     try:
         media, video, num_ids = media_of(folder, config), video_of(folder, config), config.text.vocab_size
         if config.family == "embedding_gemma2":
@@ -77,6 +77,18 @@ def published_renderer(folder: Path, config: ModelConfig) -> GemmaRenderer:
             raise ValueError(f"{folder}: config.json states {key}={stated}, but {name} is {found} in tokenizer.json")
     renderer.companions = {name: (folder / name).read_bytes() for name in COMPANIONS if (folder / name).is_file()}
     return renderer
+
+
+def _tokenizer(folder: Path) -> JsonTokenizer:
+    """The tokenizer.json beside the weights, or where there is none what the tokenizer.model there says."""
+    tokenizer = load_tokenizer(folder)
+    if isinstance(tokenizer, JsonTokenizer):
+        return tokenizer
+    about = read_object(folder, "tokenizer_config.json")
+    try:
+        return JsonTokenizer(json_of_sentencepiece(tokenizer.model, about))
+    except ValueError as error:
+        raise ValueError(f"{folder / Tokenizer.FILE}: {error}") from None
 
 
 def draws(folder: Path) -> bool:
@@ -110,10 +122,8 @@ def export_gguf(folder: Path, path: str | Path, *, kind: str = "bfloat16") -> Pa
     """The text decoder in `folder` as a GGUF file; see `castor.models.gguf`."""
     from castor.models.gguf import write_gguf
 
-    if not (folder / JsonTokenizer.FILE).is_file():
-        raise ValueError(
-            f"{folder}: only a checkpoint with a tokenizer.json can be exported; llama.cpp has no other form"
-        )
+    if (folder / ABOUT).is_file() and not draws(folder):
+        raise ValueError(f"{folder}: only a published checkpoint can be exported; llama.cpp has no form for ours")
     decoder, renderer = load_published(folder)
     write_gguf(path, decoder, renderer.tokenizer, kind=kind, template=_template(folder))
     return Path(path)

@@ -23,11 +23,12 @@ from castor.models.stems import ConvFrameEmbedder, ConvPatchEmbedder
 from castor.models.text_config import FULL, SLIDING, TextConfig
 from castor.models.vector_adapters import VectorAdapters, hidden_with, tensors_like
 from castor.models.vision_tower import VisionTower, VisionTowerConfig
-from castor.nn.attention import Attention, KeysValues, LayerContext, TokenPlaces, attention_mask
+from castor.nn.attention import Attention, KeysValues, LayerContext, TokenPlaces, layer_mask
 from castor.nn.block import Block, FeedForward
 from castor.nn.cache import KVCache
 from castor.nn.conv import MatrixConv
 from castor.nn.experts import Experts, Router
+from castor.nn.flex import uses_flex
 from castor.nn.norm import RMSNorm
 from castor.nn.packed import PackedEmbedding
 from castor.nn.per_layer import PerLayerGate, PerLayerInputs
@@ -112,6 +113,7 @@ class Decoder(nn.Module):
         self.vector_adapters = None if rank is None else VectorAdapters(self, rank)
         # In a tuple, as it is no part of this one.
         self._twin: tuple[Decoder, ...] = () if rank is None else (_without_weights(config),)
+        self.flex = uses_flex()  # whether attention goes through FlexAttention
         self._uncached = self._run_uncached
 
     def forward(self, batch: Batch, cache: KVCache | None = None) -> torch.Tensor:
@@ -253,7 +255,7 @@ class Decoder(nn.Module):
         """Mask and rotary table of sliding and of full layers, made once for all of them."""
         sliding, full = (
             LayerContext(
-                attention_mask(queries, keys, window=window, bidirectional=bidirectional),
+                layer_mask(queries, keys, window=window, bidirectional=bidirectional, flex=self.flex),
                 *rope_table(queries.position_BT, self.frequencies(kind)),
             )
             for kind, window in ((SLIDING, self.config.text.sliding_window), (FULL, None))

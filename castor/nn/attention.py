@@ -1,7 +1,7 @@
 """Who may see whom, and grouped-query attention with normalised queries, keys and values.
 
 One mask rule serves training, prefill and cached decoding, because it looks only at the document, position
-and image block of the two tokens. Leaves out attention dropout and kernels for variable lengths.
+and image block of the two tokens. FlexAttention takes the same rule. Leaves out attention dropout.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from castor.nn.flex import flex_attend, flex_mask
 from castor.nn.linear import Linear
 from castor.nn.norm import RMSNorm
 from castor.nn.rope import rotate
 
 if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
     from castor.nn.cache import KVCache
 
 
@@ -36,48 +39,70 @@ class KeysValues(NamedTuple):
 
 
 class LayerContext(NamedTuple):
-    """What one kind of layer needs besides its input: the mask (True = may see) and the rotary table."""
+    """What one kind of layer needs besides its input: who may see whom, and the rotary table."""
 
-    mask_B1TS: torch.Tensor
+    mask: torch.Tensor | BlockMask  # bool [B, 1, T, S], True where a query may see a key; or the same for FlexAttention
     cos: torch.Tensor
     sin: torch.Tensor
 
 
-def attention_mask(
-    queries: TokenPlaces, keys: TokenPlaces, *, window: int | None = None, bidirectional: bool = False
-) -> torch.Tensor:
-    """bool [B, 1, T, S], True where a query may see a key; only ever inside one document.
+def may_see(queries: TokenPlaces, keys: TokenPlaces, *, window: int | None, bidirectional: bool) -> torch.Tensor:
+    """Whether tokens see others, whose places broadcast against theirs; only ever inside one document.
 
     A full layer (`window` None) sees the past. A sliding layer sees the past and all of its own image block,
     as far as fewer than `window` positions back. `bidirectional` sees both ways (a sliding layer: nearer than
     `window`). Padding sees padding, so that no row is empty.
     """
-    queries, keys = (TokenPlaces(*(part.int() for part in places)) for places in (queries, keys))
-    distance_BTS = queries.position_BT[:, :, None] - keys.position_BT[:, None, :]
-    mask_BTS = queries.doc_BT[:, :, None] == keys.doc_BT[:, None, :]
+    distance = queries.position_BT - keys.position_BT
+    seen = queries.doc_BT == keys.doc_BT
     if bidirectional:
-        if window is not None:
-            mask_BTS = mask_BTS & (distance_BTS.abs() < window)
-    elif window is None:
-        mask_BTS = mask_BTS & (distance_BTS >= 0)
-    else:
-        same_block_BTS = queries.block_BT[:, :, None] == keys.block_BT[:, None, :]
-        same_block_BTS = same_block_BTS & (queries.block_BT[:, :, None] >= 0)
-        mask_BTS = mask_BTS & ((distance_BTS >= 0) | same_block_BTS) & (distance_BTS < window)
-    return mask_BTS.unsqueeze(1)
+        return seen if window is None else seen & (distance.abs() < window)
+    if window is None:
+        return seen & (distance >= 0)
+    same_block = (queries.block_BT == keys.block_BT) & (queries.block_BT >= 0)
+    return seen & ((distance >= 0) | same_block) & (distance < window)
+
+
+def attention_mask(
+    queries: TokenPlaces, keys: TokenPlaces, *, window: int | None = None, bidirectional: bool = False
+) -> torch.Tensor:
+    """bool [B, 1, T, S], True where a query may see a key: `may_see` of every pair."""
+    queries = TokenPlaces(*(part.int()[:, :, None] for part in queries))
+    keys = TokenPlaces(*(part.int()[:, None, :] for part in keys))
+    return may_see(queries, keys, window=window, bidirectional=bidirectional).unsqueeze(1)
+
+
+def layer_mask(
+    queries: TokenPlaces, keys: TokenPlaces, *, window: int | None, bidirectional: bool, flex: bool
+) -> torch.Tensor | BlockMask:
+    """Who may see whom, as PyTorch's attention takes it or as FlexAttention does; of one token always the former."""
+    if queries.doc_BT.shape[1] == 1 or not flex:
+        return attention_mask(queries, keys, window=window, bidirectional=bidirectional)
+    queries, keys = (TokenPlaces(*(part.int() for part in places)) for places in (queries, keys))
+
+    def sees(row: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        its = TokenPlaces(*(part[row, query] for part in queries))
+        others = TokenPlaces(*(part[row, key] for part in keys))
+        return may_see(its, others, window=window, bidirectional=bidirectional)
+
+    return flex_mask(sees, queries.doc_BT.shape, keys.doc_BT.shape[1], queries.doc_BT.device)
 
 
 def attend(
-    query_BNTH: torch.Tensor, key_BKSH: torch.Tensor, value_BKSH: torch.Tensor, mask_B1TS: torch.Tensor
+    query_BNTH: torch.Tensor, key_BKSH: torch.Tensor, value_BKSH: torch.Tensor, mask: torch.Tensor | BlockMask
 ) -> torch.Tensor:
     """Softmax of unscaled dot products times values, [B, N, T, H]; a key head serves N // K query heads.
+
+    A mask for FlexAttention takes its kernel, which skips blocks that nobody sees; a boolean one PyTorch's.
 
     On two CPU cores the boolean mask and grouped heads given to PyTorch's kernel are as fast as an additive
     mask or repeated keys, and faster than explicit matrix products with a softmax between.
     """
     grouped = key_BKSH.shape[1] != query_BNTH.shape[1]
+    if not isinstance(mask, torch.Tensor):
+        return flex_attend(query_BNTH, key_BKSH, value_BKSH, mask, grouped=grouped)
     return F.scaled_dot_product_attention(
-        query_BNTH, key_BKSH, value_BKSH, attn_mask=mask_B1TS, scale=1.0, enable_gqa=grouped
+        query_BNTH, key_BKSH, value_BKSH, attn_mask=mask, scale=1.0, enable_gqa=grouped
     )
 
 
@@ -126,7 +151,7 @@ class Attention(nn.Module):
         query_BNTH = rotate(self.q_norm(query_BTNH), context.cos, context.sin).transpose(1, 2)
         seen = shared if self.k_proj is None else self._keys_values(x_BTD, context, layer, cache)
         assert seen is not None, "the layer whose keys are shared comes first"
-        out_BNTH = attend(query_BNTH, *seen, context.mask_B1TS)
+        out_BNTH = attend(query_BNTH, *seen, context.mask)
         return self.o_proj(out_BNTH.transpose(1, 2).reshape(*x_BTD.shape[:2], -1)), seen
 
     def _keys_values(self, x_BTD: torch.Tensor, context: LayerContext, layer: int, cache: KVCache | None) -> KeysValues:

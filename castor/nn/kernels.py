@@ -38,6 +38,29 @@ class Kernels:
         self._read.argtypes = [pointer, number, number, ctypes.c_int, pointer]
         self._read.restype = None
         self._parallel = _parallel()
+        self._library = library
+        library.castor_lowbit_room_bytes.argtypes = [number, number]
+        for name in ("castor_lowbit_job_bytes", "castor_lowbit_room_bytes"):
+            getattr(library, name).restype = number
+
+    @property
+    def has_amx(self) -> bool:
+        """Whether many rows are multiplied by whole tiles of them."""
+        return self.level == LEVELS.index("AMX int8")
+
+    @property
+    def row_level(self) -> int:
+        """The best level for few rows."""
+        return min(self.level, LEVELS.index("AVX-512 VNNI"))
+
+    def in_company(self, form: type[ctypes.Structure], num_rows: int, widest: int) -> ctypes.Structure:
+        """The functions by which threads that are at work already share a product, for inputs up to so wide."""
+        names = ("begin", "round", "work", "rows")
+        return form(
+            *(ctypes.cast(getattr(self._library, f"castor_lowbit_{name}"), ctypes.c_void_p).value for name in names),
+            self._library.castor_lowbit_job_bytes(),
+            self._library.castor_lowbit_room_bytes(num_rows, widest),
+        )
 
     def product(
         self, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, num_outputs: int, level: int | None = None

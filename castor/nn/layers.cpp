@@ -3,19 +3,34 @@
 // The plain forms are torch's: Decoder.embed, run and project over a BlockCache; rms_norm, rotate and FeedForward. This
 // computes the same with float32 in between. Weights, keys and values are float32 or bfloat16. Every sum runs in one
 // order whatever the number of rows, so that a row's result does not depend on its company. Built by native.py with
-// plain C types, so that no header of torch is needed. The decode step leaves out experts, per-layer inputs, shared keys
-// and biases: such models take the plain form.
+// plain C types, so that no header of torch is needed. Matrices in 4 or 8 bits are multiplied by `lowbit.c`, whose
+// functions the caller hands in. The decode step leaves out experts, per-layer inputs, shared keys and biases: such
+// models take the plain form.
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 #include <vector>
 
 #include "vectors.h"
 
+struct Packed {  // a matrix in few bits
+    const void *codes, *scales;
+};
+
+struct Lowbit {  // functions of lowbit.c
+    void (*begin)(void *job, const void *codes, const void *scales, const float *x, float *y, long rows, long out,
+                  long in, int bits, int level, void *room, const void *like);
+    void (*round)(void *job);
+    void (*work)(void *job);
+    void (*rows)(const void *codes, const void *scales, const int64_t *ids, float *out, long count, long dim, int bits);
+    int64_t job_bytes, room_bytes;  // of one job, and of the widest input of these rows
+};
+
 struct Layer {
-    const void *q, *k, *v, *o, *gate, *up, *down;  // [out, in]; v null: the values are the key projection's output
+    const void *q, *k, *v, *o, *gate, *up, *down;  // [out, in], or Packed; v null: the values are the keys' product
     const float *input_norm, *post_attention_norm, *pre_feedforward_norm, *post_feedforward_norm, *q_norm, *k_norm;
     void *room;  // [block, token, 2, K, H]
     const float *frequency;  // [H / 2]
@@ -25,18 +40,26 @@ struct Layer {
 
 struct Model {
     const Layer *layers;
-    const void *embedding;  // [V, D], the output projection too
+    const void *embedding;  // [V, D] or Packed, the output projection too
     const float *norm;
     float eps, embed_scale, soft_cap;  // soft_cap 0: none
     int32_t num_layers, dim, vocab, is_bf16, block_tokens;
     int32_t window[2];  // by kind; 0: everything
+    int32_t bits, table_bits, level;  // of packed matrices and the packed table, and of the processor; bits 0: none is
 };
 
 struct Rows {
     const int64_t *ids, *positions;  // [B]
     const int32_t *table[2], *first[2];  // by kind: blocks [B, width], and how many blocks before them are gone [B]
     float *logits;  // [B, V]
+    const Lowbit *lowbit;  // null where nothing is packed
     int32_t count, width[2];
+};
+
+struct Target {  // a product with an input that others share
+    const void *matrix;
+    float *to;
+    int64_t out;
 };
 
 // The sums of N vectors, to out[0..N).
@@ -119,7 +142,9 @@ template <class W>
 struct Step {
     const Model &model;
     const Rows &rows;
-    std::vector<float> x, normed, q, k, v, mixed, moved, inner;
+    std::vector<float> x, normed, q, k, v, mixed, moved, inner, other;
+    std::vector<char> memory;  // of packed products: three jobs, and their rounded input
+    char *jobs = nullptr;
 
     Step(const Model &m, const Rows &r) : model(m), rows(r) {
         int64_t width = 0, key_width = 0, wide = 0;
@@ -133,6 +158,11 @@ struct Step {
         for (auto *of_dim : {&x, &normed, &moved}) of_dim->resize(b * m.dim);
         q.resize(b * width), mixed.resize(b * width), k.resize(b * key_width), v.resize(b * key_width);
         inner.resize(b * wide);
+        if (m.bits) {
+            other.resize(b * wide);
+            memory.resize(3 * r.lowbit->job_bytes + r.lowbit->room_bytes + 64);
+            jobs = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64) % 64;
+        }
     }
 
     const W *weights(const void *at) const { return static_cast<const W *>(at); }
@@ -145,7 +175,27 @@ struct Step {
             matmul<W>(weights(w), from, to, in, out, i * run, std::min(out, (i + 1) * run), rows.count);
     }
     void product(const void *w, const float *from, float *to, int64_t in, int64_t out) {
+        if (model.bits) return packed_products({{w, to, out}}, from, in, model.bits);
         begin_product(w, from, to, in, out);
+#pragma omp barrier
+    }
+
+    // Up to three products with matrices of few bits; the input is rounded once.
+    void packed_products(std::initializer_list<Target> targets, const float *from, int64_t in, int bits) {
+        const int64_t size = rows.lowbit->job_bytes;
+#pragma omp single
+        {
+            char *job = jobs, *room = jobs + 3 * size;
+            for (const Target &each : targets) {
+                const Packed *w = static_cast<const Packed *>(each.matrix);
+                rows.lowbit->begin(job, w->codes, w->scales, from, each.to, rows.count, each.out, in, bits, model.level,
+                                   room, job == jobs ? nullptr : jobs);
+                job += size;
+            }
+        }
+        rows.lowbit->round(jobs);
+#pragma omp barrier
+        for (size_t i = 0; i < targets.size(); ++i) rows.lowbit->work(jobs + i * size);
 #pragma omp barrier
     }
 
@@ -168,6 +218,12 @@ struct Step {
 
     void qkv(const Layer &l) {
         int64_t width = l.heads * l.head_dim, key_width = l.key_heads * l.head_dim;
+        if (model.bits && l.v)
+            return packed_products({{l.q, q.data(), width}, {l.v, v.data(), key_width}, {l.k, k.data(), key_width}},
+                                   normed.data(), model.dim, model.bits);
+        if (model.bits)
+            return packed_products({{l.q, q.data(), width}, {l.k, k.data(), key_width}}, normed.data(), model.dim,
+                                   model.bits);
         begin_product(l.q, normed.data(), q.data(), model.dim, width);
         if (l.v) begin_product(l.v, normed.data(), v.data(), model.dim, key_width);
         product(l.k, normed.data(), k.data(), model.dim, key_width);
@@ -247,7 +303,20 @@ struct Step {
         }
     }
 
+    void packed_feed_forward(const Layer &l) {
+        packed_products({{l.gate, inner.data(), l.inner}, {l.up, other.data(), l.inner}}, normed.data(), model.dim,
+                        model.bits);
+        const int64_t count = int64_t(rows.count) * l.inner;
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < count / LANES; ++i)
+            store(&inner[LANES * i], gelu_of(load(&inner[LANES * i])) * load(&other[LANES * i]));
+#pragma omp single
+        for (int64_t i = count / LANES * LANES; i < count; ++i) inner[i] = gelu_of(fill(inner[i]))[0] * other[i];
+        product(l.down, inner.data(), moved.data(), l.inner, model.dim);
+    }
+
     void feed_forward(const Layer &l) {
+        if (model.bits) return packed_feed_forward(l);
         int64_t run = std::max<int64_t>(16, (16384 / model.dim + 15) / 16 * 16), count = (l.inner + run - 1) / run;
 #pragma omp for schedule(dynamic, 1)
         for (int64_t i = 0; i < count; ++i) {
@@ -265,7 +334,22 @@ struct Step {
         product(l.down, inner.data(), moved.data(), l.inner, model.dim);
     }
 
+    void packed_embed() {
+        const Packed *table = static_cast<const Packed *>(model.embedding);
+#pragma omp single
+        {
+            rows.lowbit->rows(table->codes, table->scales, rows.ids, x.data(), rows.count, model.dim, model.table_bits);
+            for (float &each : x) {
+                W rounded;
+                store(&rounded, each);
+                store(&rounded, to_float(rounded) * model.embed_scale);
+                each = to_float(rounded);
+            }
+        }
+    }
+
     void embed() {
+        if (model.bits) return packed_embed();
 #pragma omp for schedule(static)
         for (int b = 0; b < rows.count; ++b)
             for (int64_t i = 0; i < model.dim; ++i) {
@@ -289,7 +373,10 @@ struct Step {
             const float *next = i + 1 < model.num_layers ? model.layers[i + 1].input_norm : model.norm;
             add_rows(l.post_feedforward_norm, l.scalar, next);
         }
-        product(model.embedding, normed.data(), rows.logits, model.dim, model.vocab);
+        if (model.bits)
+            packed_products({{model.embedding, rows.logits, model.vocab}}, normed.data(), model.dim, model.table_bits);
+        else
+            product(model.embedding, normed.data(), rows.logits, model.dim, model.vocab);
         if (model.soft_cap > 0) {
             const int64_t count = int64_t(rows.count) * model.vocab;
 #pragma omp for schedule(static)

@@ -568,6 +568,32 @@ int castor_lowbit_product(const void *codes, const void *scales, const void *x, 
     return 0;
 }
 
+/* The same in three parts, for a caller whose threads are at work already: one of them calls `begin`, then all of them
+   `round`, and when all have come back from that, all of them `work`; y is there when all have come back. `job` and
+   `room` are the caller's memory until then, of so many bytes, at multiples of 64. Several jobs may have the input of one
+   that is `like` them, whose rows alone are rounded then. For float32, and below AMX. */
+long castor_lowbit_job_bytes(void) { return (sizeof(job_t) + 63) / 64 * 64; }
+
+long castor_lowbit_room_bytes(long M, long D) {
+    return M * ((D + GROUP - 1) / GROUP) * (long)(GROUP + sizeof(float) + sizeof(int32_t)) + 64;
+}
+
+void castor_lowbit_begin(void *place, const void *codes, const void *scales, const float *x, float *y, long M, long F,
+                         long D, int bits, int level, void *room, const void *like) {
+    job_t *job = place;
+    const long groups = M * ((D + GROUP - 1) / GROUP);
+    memset(job, 0, sizeof *job);
+    job->codes = codes, job->scales = scales, job->x = x, job->y = y, job->M = M, job->F = F, job->D = D;
+    job->bits = bits, job->level = level, job->G = (D + GROUP - 1) / GROUP, job->tiles = (F + ROWS - 1) / ROWS;
+    job->tiles_at_once = M == 1 ? 4 : 1;
+    job->a = room, job->sa = (float *)(job->a + groups * GROUP), job->shift = (int32_t *)(job->sa + groups);
+    if (like) job->a = ((job_t *)like)->a, job->sa = ((job_t *)like)->sa, job->shift = ((job_t *)like)->shift;
+}
+
+void castor_lowbit_round(void *job) { round_rows(job); }
+
+void castor_lowbit_work(void *job) { ((job_t *)job)->level >= LEVEL_VNNI ? work_vnni(job) : work_avx2(job); }
+
 /* Rows of the matrix in float32, out[count, D], by their numbers. */
 void castor_lowbit_rows(const uint8_t *codes, const uint16_t *scales, const int64_t *numbers, float *out, long count,
                         long D, int bits) {

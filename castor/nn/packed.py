@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from castor.nn.kernels import bits_of, kernels
+from castor.nn.torch_int4 import TorchInt4, asks_for_torch
 
 GROUP, ROWS = 32, 16
 BITS = (4, 8)
@@ -154,6 +155,8 @@ class Packed(nn.Module):
         codes = torch.empty(tiles, groups, bits, ROWS, 4, dtype=torch.uint8, device=device)
         self.register_buffer("codes", codes)
         self.register_buffer("scales", torch.empty(tiles, groups, ROWS, dtype=torch.bfloat16, device=device))
+        self.by_torch: TorchInt4 | None = None  # the same for PyTorch's kernels, once asked for
+        self.asks_for_torch = bits == 4 and asks_for_torch()
 
     @property
     def packed(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -162,6 +165,7 @@ class Packed(nn.Module):
 
     def fill(self, codes: torch.Tensor, scales: torch.Tensor) -> None:
         """Take these codes and scales."""
+        self.by_torch = None
         self.register_buffer("codes", codes)
         self.register_buffer("scales", scales)
 
@@ -169,6 +173,14 @@ class Packed(nn.Module):
     def weight(self) -> torch.Tensor:
         """The whole matrix, float32: for looking at, not for answering."""
         return unpack(*self.packed, self.num_rows, self.num_inputs)
+
+    def multiply(self, x: torch.Tensor) -> torch.Tensor:
+        """x [..., D] times the matrix, [..., rows]; by PyTorch's kernels where they are asked for."""
+        if not self.asks_for_torch or x.requires_grad:
+            return product(x, *self.packed, self.num_rows)
+        if self.by_torch is None:
+            self.by_torch = TorchInt4(*self.packed, self.num_rows)
+        return self.by_torch.product(x)
 
     @property
     def num_bytes(self) -> int:
@@ -178,6 +190,7 @@ class Packed(nn.Module):
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Packed:
         """Move with the model, but keep the scales' type, whatever the model computes in."""
         super()._apply(fn, recurse)
+        self.by_torch = None
         self.register_buffer("scales", self.get_buffer("scales").to(torch.bfloat16))
         return self
 
@@ -191,7 +204,7 @@ class PackedLinear(Packed):
         self.bias = bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = product(x, *self.packed, self.num_rows)
+        y = self.multiply(x)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
 
@@ -209,4 +222,4 @@ class PackedEmbedding(Packed):
 
     def project(self, x: torch.Tensor) -> torch.Tensor:
         """x [..., D] times the table, [..., num_embeddings]."""
-        return product(x, *self.packed, self.num_rows)
+        return self.multiply(x)

@@ -36,6 +36,7 @@ Modality = Literal["TEXT", "IMAGE", "VIDEO", "AUDIO", "DOCUMENT"]
 Tokens = Mapping[Modality, int]
 T = TypeVar("T")
 STEP_TOKENS = 512  # read in one step of the engine
+CALM = 8  # requests beyond which pieces come less often, so that the pieces of all are no more than those of so many
 QUICK_TOKENS, QUICK_BYTES = 2048, 2**18  # of prompts, and of their media, that are handed over without a thread
 
 
@@ -110,7 +111,8 @@ class Answerer:
         piece_s: float = 0.0,
         limits: Limits | None = None,
     ) -> None:
-        """`max_rows` requests are answered together, and `max_waiting` more may wait; `piece_s` between two parts."""
+        """`max_rows` requests are answered together, and `max_waiting` more may wait; `piece_s` between two parts,
+        longer where many are answered."""
         self.model, self.max_rows, self.num_places = model, max_rows, max_rows + max_waiting
         self.piece_s = piece_s
         if limits is not None:
@@ -214,7 +216,7 @@ class Answerer:
         )
         request = await self.submit(prompt.sequence, sampling, query.deadline_s, query.priority)
         try:
-            async for part in request.aparts(self.piece_s):
+            async for part in request.aparts(self.piece_s * max(1.0, self.num_inside / CALM)):
                 yield part
             yield self._end(request)
         finally:
