@@ -31,7 +31,7 @@ class Kernels:
         self._rows.argtypes = [pointer] * 4 + [number] * 2 + [ctypes.c_int]
         self._rows.restype = None
         self._pack = library.castor_lowbit_pack
-        self._pack.argtypes = [pointer] + [number] * 2 + [ctypes.c_int] * 2 + [pointer, ctypes.c_int]
+        self._pack.argtypes = [pointer] + [number] * 2 + [ctypes.c_int] * 3 + [pointer, ctypes.c_int]
         self._pack.argtypes = [*self._pack.argtypes, pointer, pointer, ctypes.c_int, pointer]
         self._pack.restype = None
         self._read = library.castor_lowbit_read
@@ -98,13 +98,8 @@ class Kernels:
 
     def pack(
         self, weight_FD: torch.Tensor, bits: int, shares: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Codes and scales of a matrix in float32 or bfloat16, each group's scale the best of `shares`.
-
-        None where the processor has no AVX-512.
-        """
-        if self.level < LEVELS.index("AVX-512 VNNI"):
-            return None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Codes and scales of a matrix in float32 or bfloat16, each group's scale the best of `shares`."""
         weight_FD, shares = weight_FD.contiguous(), shares.float().contiguous()
         num_rows, num_inputs = weight_FD.shape
         tiles, groups = -(-num_rows // 16), -(-num_inputs // 32)
@@ -116,6 +111,7 @@ class Kernels:
             num_inputs,
             weight_FD.dtype == torch.bfloat16,
             bits,
+            self.level,
             shares.data_ptr(),
             len(shares),
             codes.data_ptr(),

@@ -611,31 +611,52 @@ void castor_lowbit_rows(const uint8_t *codes, const uint16_t *scales, const int6
 
 /* --- packing ----------------------------------------------------------------------------------------------------- */
 
+typedef float (*round_fn)(const float *w, float scale, float half, int32_t *steps);
+
 typedef struct {
     job_t matrix; /* x [M, D] is the matrix, in float32 or bfloat16 */
     uint8_t *codes;
     uint16_t *scales;
     const float *shares;
     int num_shares;
+    round_fn round;
 } packing_t;
 
-/* 32 weights as whole multiples of a scale; gives the squared error. */
-INLINE VNNI float round_group(const float *w, float scale, float half, __m512i *steps) {
+/* 32 weights as whole multiples of a scale; gives the squared error. Both forms round every weight alike; their sums of
+   errors may differ in the last bit. */
+VNNI static float round_group_vnni(const float *w, float scale, float half, int32_t *steps) {
     const __m512 low = _mm512_set1_ps(-half), high = _mm512_set1_ps(half - 1), by = _mm512_set1_ps(scale);
     __m512 error = _mm512_setzero_ps();
-    for (int i = 0; i < 2; i++) {
-        const __m512 x = _mm512_loadu_ps(w + 16 * i);
+    for (int i = 0; i < GROUP; i += 16) {
+        const __m512 x = _mm512_loadu_ps(w + i);
         __m512 step = scale == 0 ? _mm512_setzero_ps() : _mm512_div_ps(x, by);
         step = _mm512_roundscale_ps(step, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
         step = _mm512_min_ps(_mm512_max_ps(step, low), high);
         const __m512 lost = _mm512_sub_ps(_mm512_mul_ps(step, by), x);
         error = _mm512_fmadd_ps(lost, lost, error);
-        steps[i] = _mm512_cvtps_epi32(step);
+        _mm512_storeu_si512(steps + i, _mm512_cvtps_epi32(step));
     }
     return _mm512_reduce_add_ps(error);
 }
 
-VNNI static void pack_tiles(void *data) {
+AVX2 static float round_group_avx2(const float *w, float scale, float half, int32_t *steps) {
+    const __m256 low = _mm256_set1_ps(-half), high = _mm256_set1_ps(half - 1), by = _mm256_set1_ps(scale);
+    __m256 error = _mm256_setzero_ps();
+    for (int i = 0; i < GROUP; i += 8) {
+        const __m256 x = _mm256_loadu_ps(w + i);
+        __m256 step = scale == 0 ? _mm256_setzero_ps() : _mm256_div_ps(x, by);
+        step = _mm256_round_ps(step, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+        step = _mm256_min_ps(_mm256_max_ps(step, low), high);
+        const __m256 lost = _mm256_sub_ps(_mm256_mul_ps(step, by), x);
+        error = _mm256_fmadd_ps(lost, lost, error);
+        _mm256_storeu_si256((void *)(steps + i), _mm256_cvtps_epi32(step));
+    }
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(error), _mm256_extractf128_ps(error, 1));
+    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+}
+
+static void pack_tiles(void *data) {
     packing_t *job = data;
     job_t *matrix = &job->matrix;
     const int half = matrix->bits == 4 ? 8 : 128, lines = matrix->bits == 4 ? 4 : 8;
@@ -643,18 +664,17 @@ VNNI static void pack_tiles(void *data) {
         for (long r = 0; r < ROWS; r++)
             for (long g = 0; g < matrix->G; g++) {
                 float w[GROUP] = {0}, most = 0, best = 0, least = 0;
-                int32_t whole[GROUP];
-                __m512i steps[2], now[2];
+                int32_t whole[GROUP] = {0}, now[GROUP];
                 if (t * ROWS + r < matrix->M) read_group(matrix, t * ROWS + r, g, w);
                 for (int k = 0; k < GROUP; k++)
                     if (__builtin_fabsf(w[k]) > __builtin_fabsf(most)) most = w[k];
                 for (int i = 0; i < job->num_shares; i++) {
                     float scale = bf16_to_float(float_to_bf16(most / -half * job->shares[i]));
-                    float error = round_group(w, scale, (float)half, now);
+                    float error = job->round(w, scale, (float)half, now);
                     if (i && !(error < least)) continue;
-                    best = scale, least = error, steps[0] = now[0], steps[1] = now[1];
+                    best = scale, least = error;
+                    memcpy(whole, now, sizeof whole);
                 }
-                _mm512_storeu_si512(whole, steps[0]), _mm512_storeu_si512(whole + 16, steps[1]);
                 uint8_t *out = job->codes + (t * matrix->G + g) * lines * 64 + r * 4;
                 for (int k = 0; k < (lines == 4 ? 16 : GROUP); k++) {
                     int code = whole[k] + half;
@@ -665,10 +685,11 @@ VNNI static void pack_tiles(void *data) {
             }
 }
 
-/* A matrix w [F, D] as codes and scales, as `pack` of packed.py makes them; for processors with AVX-512. */
-void castor_lowbit_pack(const void *w, long F, long D, int is_bf16, int bits, const float *shares, int num_shares,
-                        uint8_t *codes, uint16_t *scales, int threads, void *parallel) {
+/* A matrix w [F, D] as codes and scales, as `pack` of packed.py makes them, at a level that this processor has. */
+void castor_lowbit_pack(const void *w, long F, long D, int is_bf16, int bits, int level, const float *shares,
+                        int num_shares, uint8_t *codes, uint16_t *scales, int threads, void *parallel) {
     packing_t job = {.codes = codes, .scales = scales, .shares = shares, .num_shares = num_shares};
+    job.round = level >= LEVEL_VNNI ? round_group_vnni : round_group_avx2;
     job.matrix.x = w, job.matrix.M = F, job.matrix.D = D, job.matrix.bits = bits, job.matrix.is_bf16 = is_bf16;
     job.matrix.G = (D + GROUP - 1) / GROUP, job.matrix.tiles = (F + ROWS - 1) / ROWS;
     if (threads > 1 && parallel) ((parallel_fn)parallel)(pack_tiles, &job, threads, 0);

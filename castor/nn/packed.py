@@ -62,8 +62,9 @@ def pack(weight_FD: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor
     weight_FD = weight_FD.detach()
     check_finite(weight_FD, bits)
     compiled = kernels() if weight_FD.device.type == "cpu" and weight_FD.dtype in TYPES else None
-    done = None if compiled is None else compiled.pack(weight_FD, bits, SHARES if bits == 4 else torch.ones(1))
-    return plain_pack(weight_FD, bits) if done is None else done
+    if compiled is None:
+        return plain_pack(weight_FD, bits)
+    return compiled.pack(weight_FD, bits, SHARES if bits == 4 else torch.ones(1))
 
 
 def check_finite(weight_FD: torch.Tensor, bits: int) -> None:
