@@ -96,9 +96,7 @@ class Kernels:
         self._rows(codes.data_ptr(), scales.data_ptr(), ids.data_ptr(), out.data_ptr(), ids.numel(), num_inputs, bits)
         return out
 
-    def pack(
-        self, weight_FD: torch.Tensor, bits: int, shares: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def pack(self, weight_FD: torch.Tensor, bits: int, shares: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Codes and scales of a matrix in float32 or bfloat16, each group's scale the best of `shares`."""
         weight_FD, shares = weight_FD.contiguous(), shares.float().contiguous()
         num_rows, num_inputs = weight_FD.shape
