@@ -113,7 +113,7 @@ def test_streams_say_the_same(served: Served, version: str) -> None:
     config = {"temperature": 0.8, "seed": 1, "response_modalities": ["TEXT"]}
     whole = client.models.generate_content(model="tiny", contents="größer niño", config=config)
     pieces = list(client.models.generate_content_stream(model="tiny", contents="größer niño", config=config))
-    assert len(pieces) > 2
+    assert len(pieces) > 1  # how many depends on how fast the model is beside the pace of pieces
     assert "".join(piece.text or "" for piece in pieces) == whole.text
     assert [piece.candidates[0].finish_reason for piece in pieces[:-1]] == [None] * (len(pieces) - 1)
     assert pieces[-1].candidates[0].finish_reason == "MAX_TOKENS"
