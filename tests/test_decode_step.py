@@ -74,6 +74,14 @@ def test_logits_are_those_of_torch(model: Model, form: str) -> None:
 PACKED = [PackConfig(bits=4), PackConfig(bits=8), PackConfig(bits=4, table_bits=8)]
 
 
+def plain_and_fast(engine: Engine, spans: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The float logits of spans by torch's layers, and by the compiled step."""
+    with torch.inference_mode():
+        plain = engine.forward.decoder.project(engine.forward._speak(spans)).float().clone()
+        assert engine.forward.decode is not None
+        return plain, engine.forward.decode.run(spans)
+
+
 @pytest.mark.parametrize("pack", PACKED, ids=["4", "8", "4 and 8"])
 @pytest.mark.parametrize("form", FORMS)
 def test_packed_logits_are_those_of_torch(model: Model, form: str, pack: PackConfig) -> None:
@@ -81,12 +89,10 @@ def test_packed_logits_are_those_of_torch(model: Model, form: str, pack: PackCon
     packed = model_of(model, torch.float32, **FORMS[form])
     pack_decoder(packed.decoder, pack)
     engine, spans = speaking(packed)
-    with torch.inference_mode():
-        plain = engine.forward.decoder.project(engine.forward._speak(spans)).clone()
-        assert engine.forward.decode is not None
-        fast = engine.forward.decode.run(spans)
+    plain, fast = plain_and_fast(engine, spans)
     apart = (fast - plain).abs() / plain.abs().max()
     assert apart.max() < 0.02 and apart.median() < 1e-3
+    assert engine.forward.decode is not None
     for number in range(1, len(spans)):
         assert torch.equal(fast[:number], engine.forward.decode.run(spans[:number]))
 
@@ -95,10 +101,7 @@ def test_packed_rows_in_bfloat16_and_through_torch(model: Model) -> None:
     packed = model_of(model, torch.bfloat16)
     pack_decoder(packed.decoder, PackConfig(bits=4))
     engine, spans = speaking(packed)
-    with torch.inference_mode():
-        plain = engine.forward.decoder.project(engine.forward._speak(spans)).float()
-        assert engine.forward.decode is not None
-        fast = engine.forward.decode.run(spans)
+    plain, fast = plain_and_fast(engine, spans)
     apart = (fast - plain).abs() / plain.abs().max()
     assert apart.max() < 0.1 and apart.mean() < 0.02
     packed.decoder.language_model.layers[2].mlp.up_proj.bits = 8
