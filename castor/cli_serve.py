@@ -76,7 +76,11 @@ def add_serve_verb(verb: Callable[..., Any]) -> None:
     parser.add_argument("--queue", type=whole, default=16, metavar="N", help="requests that may wait (default: 16)")
     parser.add_argument("--max-tokens", type=whole, default=1024, metavar="N", help="unless a request says (1024)")
     parser.add_argument(
-        "--piece-ms", type=float, default=30, metavar="N", help="between pieces of a stream; 0: each token alone (30)"
+        "--piece-ms",
+        type=float,
+        default=30,
+        metavar="N",
+        help="between pieces of a stream, longer under load; 0: each token alone (30)",
     )
     parser.add_argument(
         "--ray", type=whole, metavar="N", help="N replicas behind Ray Serve; pip install castor[cluster]"

@@ -169,5 +169,8 @@ def test_what_it_cannot_compute_is_left_to_torch(model: Model) -> None:
         assert not can_decode(decoder)
     assert not can_decode(model_of(model, torch.float32, attention_bias=True).decoder)
     assert not can_decode(model_of(model, torch.float64).decoder)
+    mixed = model_of(model, torch.float32).decoder
+    mixed.language_model.embed_tokens.to(torch.bfloat16)
+    assert not can_decode(mixed)
     add_adapters(decoder, LoraConfig(rank=2))
     assert not can_decode(decoder)

@@ -203,6 +203,8 @@ def can_decode(decoder: Decoder) -> bool:
         return False
     if is_packed and (kernels() is None or table.asks_for_torch):
         return False
+    if not is_packed and table.weight.dtype != decoder.dtype:
+        return False
     if text.num_own_layers != text.num_hidden_layers or text.enable_moe_block:
         return False
     bits = {_bits(layer, decoder.dtype) for layer in decoder.language_model.layers}
