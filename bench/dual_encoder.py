@@ -60,16 +60,17 @@ class DualEncoder(nn.Module):
         super().__init__()
         self.towers = nn.ModuleDict()
         for number, name in enumerate(TOWERS.values()):
-            media = {"vision": config.vision if name == "image" else None}
-            media |= {"audio": config.audio if name == "audio" else None}
-            tower = Decoder(dataclasses.replace(config, **media)).init_weights(seed + number)
+            vision, audio = (config.vision if name == "image" else None), (config.audio if name == "audio" else None)
+            tower = Decoder(dataclasses.replace(config, vision=vision, audio=audio)).init_weights(seed + number)
             self.towers[name] = with_embedding_head(tower, DIM, seed + number)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def vectors(self, medium: str, sequences: list[Sequence]) -> torch.Tensor:
         """float32 [N, DIM], of length 1, in the order given: padded, as a dual encoder's batches are."""
         batch = collate([[sequence] for sequence in sequences], max(map(len, sequences)))
-        return self.towers[medium].vectors(batch)
+        tower = self.towers[medium]
+        assert isinstance(tower, Decoder)
+        return tower.vectors(batch)
 
     def loss(self, query_NE: torch.Tensor, target_NE: torch.Tensor) -> torch.Tensor:
         """The symmetric cross-entropy over the batch."""

@@ -10,10 +10,10 @@ never saw, "Captain, red it is. Over." A fifth of them is held out.
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import statistics
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -74,12 +74,13 @@ def methods(path: str, folder: Path) -> None:
         "\n| Method | trained numbers | MB: weights, gradients, optimizer | CPU s | held-out nats, before | after | "
         "right as it spoke before | exact, before | exact, after | in the new form | saved MB |\n|---|" + 10 * "--:|"
     )
-    for name, more in {
+    settings: dict[str, dict[str, Any]] = {
         "full": {"method": "full"},
         "lora": {"method": "lora"},
         "qlora, nf4": {"method": "qlora"},
         "qlora, int4": {"method": "qlora", "bits": "int4"},
-    }.items():
+    }
+    for name, more in settings.items():
         out = str(folder / name.replace(", ", "-"))
         config = FinetuneConfig(examples=(path,), out=out, epochs=8, held_out=0.2, answers=40, max_tokens=24, **more)
         start_s = time.process_time()
@@ -93,7 +94,7 @@ def row(name: str, report: dict[str, Any], seconds: float) -> str:
     before, after = report["before"], report["after"]
     needed = report["base_bytes"] + (12 + 4 * (name != "full")) * report["trained"]
     saved = next(size for file, size in report["files"].items() if file.endswith("model.safetensors"))
-    bare = [normalise(FORM.fullmatch(each["wanted"])[1]) == normalise(each["said"]) for each in before["answers"]]
+    bare = [normalise(FORM.sub(r"\1", each["wanted"])) == normalise(each["said"]) for each in before["answers"]]
     formed = [FORM.fullmatch(each["said"]) is not None for each in after["answers"]]
     return (
         f"| {name} | {report['trained']:,} | {needed / 1e6:.1f} | {seconds:.0f} | {before['loss']:.2f} | "
@@ -102,9 +103,16 @@ def row(name: str, report: dict[str, Any], seconds: float) -> str:
     )
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Make the examples, print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where examples and runs are kept")
+    place = parser.parse_args().folder
     torch.set_num_threads(1)
-    place = Path(sys.argv[1])
     place.mkdir(parents=True, exist_ok=True)
     four_bits(make_examples(place / "known.jsonl", is_new_form=False, split="test"))
     methods(make_examples(place / "form.jsonl", is_new_form=True, split="val"), place)
+
+
+if __name__ == "__main__":
+    main()

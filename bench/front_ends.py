@@ -22,6 +22,7 @@ import json
 import os
 import pickle
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -215,6 +216,7 @@ def run_all(jobs: list[tuple[str, str]], args: argparse.Namespace) -> None:
     """Each job in a process of its own, `lanes` of them at a time, one thread each."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     waiting, running = list(jobs), dict[tuple[str, str], subprocess.Popen[bytes]]()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it ends the rows, too
     try:
         while waiting or running:
             while waiting and len(running) < args.lanes:

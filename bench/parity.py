@@ -19,6 +19,7 @@ of `ARCHITECTURES` in `tests/reference.py` and one of DOCUMENTS that its model c
 
 from __future__ import annotations
 
+import argparse
 import copy
 import sys
 import tempfile
@@ -38,6 +39,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import reference as ref  # noqa: E402
 import test_gemma4_media as media  # noqa: E402
 import transformers  # noqa: E402
+from transformers.utils.logging import disable_progress_bar  # noqa: E402
 
 UNIFIED = "gemma4_unified 12B"
 # t: tokens of text; i: a picture; a: a sound; v: a video. As in tests/test_gemma4_media.py.
@@ -189,7 +191,7 @@ def reference_of(name: str) -> Any:
 def readable(config: ModelConfig) -> dict[str, list[media.Item]]:
     """The documents that a model can read."""
     sees, hears = config.vision is not None, config.audio is not None
-    assert not sees or config.vision.patch_dim == media.VISION.patch_dim
+    assert config.vision is None or config.vision.patch_dim == media.VISION.patch_dim
     kinds = {"t"} | ({"i", "v"} if sees else set()) | ({"a"} if hears else set())
     found = {name: [item for item in items if item[0] in kinds] for name, items in DOCUMENTS.items()}
     needed = {"image": "i", "several images": "i", "audio": "a", "video": "v", "interleaved": "i"}
@@ -199,7 +201,7 @@ def readable(config: ModelConfig) -> dict[str, list[media.Item]]:
 @torch.inference_mode()
 def main(names: list[str]) -> None:
     """Print the table, a row as soon as it is known."""
-    transformers.utils.logging.disable_progress_bar()
+    disable_progress_bar()
     print(f"| checkpoint | document | {' | '.join(COLUMNS)} |\n|---|---|{'---:|' * len(COLUMNS)}", flush=True)
     for name in names or ref.ARCHITECTURES:
         reference = reference_of(name)
@@ -212,4 +214,9 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="checkpoint", help=f"of {', '.join(ref.ARCHITECTURES)}; else all")
+    asked = parser.parse_args().names
+    if unknown := set(asked) - set(ref.ARCHITECTURES):
+        parser.error(f"no such checkpoint: {', '.join(sorted(unknown))}")
+    main(asked)

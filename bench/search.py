@@ -57,6 +57,7 @@ def given(source: str, path: Path, num_queries: int) -> tuple[Any, np.ndarray]:
 def own_vectors(path: Path, count: int, model: str) -> str:
     """Vectors of `count` different sentences about pictures in six languages, in a file."""
     import castor
+    from castor.content import Text
     from castor.diorama.pairs import WorldPairs
 
     embedder, source = castor.load(model, device="cpu"), WorldPairs("translated", 0, "test")
@@ -64,11 +65,11 @@ def own_vectors(path: Path, count: int, model: str) -> str:
     index = 0
     while len(sentences) < count:
         pair = source.at(index)
-        sentences |= dict.fromkeys(part.text for side in (pair.query, pair.target) for part in side.parts)
+        parts = (part for side in (pair.query, pair.target) for part in side.parts)
+        sentences |= dict.fromkeys(part.text for part in parts if isinstance(part, Text))
         index += 1
     texts = list(sentences)[:count]
-    parts = [embedder.embed(*texts[at : at + 4096]).numpy() for at in range(0, count, 4096)]
-    np.save(path, np.concatenate(parts))
+    np.save(path, np.concatenate([embedder.embed(*texts[at : at + 4096]).numpy() for at in range(0, count, 4096)]))
     return str(path)
 
 
@@ -78,12 +79,10 @@ def measured(form: str, vectors: Any, queries_QE: np.ndarray, wanted: np.ndarray
     from castor.index.neighbours import candidates_of, exact, recall, rescored
 
     start_s, before = time.perf_counter(), resident_mib()
-    if form.startswith("graph"):
-        candidates: Any = Graph.made(form.removeprefix("graph of "), vectors)
-    else:
-        candidates = candidates_of(form, vectors)
+    kind, _, of = form.partition(" of ")
+    candidates: Any = Graph.made(of, vectors) if kind == "graph" else candidates_of(form, vectors)
     build_s = time.perf_counter() - start_s
-    held = candidates.memory_bytes / 2**20 if form.startswith("graph") else held_mib(candidates)
+    held = candidates.memory_bytes / 2**20 if kind == "graph" else held_mib(candidates)
     found, took_ms, busy_ms = [], [], []
     for query_E in queries_QE:
         start_s, busy_s = time.perf_counter(), time.process_time()

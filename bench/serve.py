@@ -28,7 +28,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def _encoded(name: str, known: dict[str, str] = {}) -> str:  # noqa: B006  # rea
 
 
 @contextlib.contextmanager
-def process(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+def process(command: list[str], **options: Any) -> Generator[subprocess.Popen[str]]:
     """A process for as long as the block runs."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SAMPLES.parent.parent), *sys.path])}
     with subprocess.Popen(command, text=True, env=environment, **options) as running:
@@ -91,7 +91,7 @@ def process(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str
 
 
 @contextlib.contextmanager
-def castor_served(model: str, together: int) -> Iterator[tuple[str, int]]:
+def castor_served(model: str, together: int) -> Generator[tuple[str, int]]:
     """Address and process of `castor serve`."""
     places = ["--together", str(together), "--queue", "64", "--name", "served"]
     command = [sys.executable, "-m", "castor.cli", "serve", "--model", model, "--port", "0", *places]
@@ -114,7 +114,7 @@ class Bare:
 
     @classmethod
     @contextlib.contextmanager
-    def started(cls, model: str, together: int) -> Iterator[Bare]:
+    def started(cls, model: str, together: int) -> Generator[Bare]:
         """The process, once its model is loaded."""
         command = [sys.executable, __file__, "--bare", model, "--together", str(together)]
         with process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
@@ -181,7 +181,7 @@ class Memory(threading.Thread):
 
 
 @contextlib.contextmanager
-def weights(args: argparse.Namespace) -> Iterator[tuple[str, bool]]:
+def weights(args: argparse.Namespace) -> Generator[tuple[str, bool]]:
     """What is served, and whether it reads pictures: the model, or random text weights whose answers never end."""
     global ANSWER_TOKENS
     if not args.endless:

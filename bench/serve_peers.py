@@ -19,7 +19,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,14 @@ from serve import asked, castor_served, openai_body, process
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))  # the checkpoint that the tests write
 
-SHAPE = {"hidden_size": 384, "intermediate_size": 1536, "num_attention_heads": 6, "num_key_value_heads": 2}
-SHAPE |= {"head_dim": 64, "global_head_dim": 64, "num_global_key_value_heads": 2, "sliding_window": 256}
+SHAPE: dict[str, Any] = {"hidden_size": 384, "intermediate_size": 1536, "num_attention_heads": 6}
+SHAPE |= {
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "global_head_dim": 64,
+    "num_global_key_value_heads": 2,
+    "sliding_window": 256,
+}
 SHAPE |= {"vocab_size": 704, "num_hidden_layers": 6, "attention_k_eq_v": False, "final_logit_softcapping": 30.0}
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<|turn>{{ message.role }}\n{{ message.content }}<turn|>\n{% endfor %}"
@@ -51,10 +57,11 @@ def write_weights(folder: Path) -> None:
     model = transformers.Gemma4UnifiedForCausalLM(config)
     names = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
     unsaid = [at for name, at in names.items() if not name.strip("\u2581").isalpha() or not name.isascii()]
+    table_VD = model.get_parameter("model.embed_tokens.weight")
     with torch.no_grad():
         for weight in model.parameters():
             weight.normal_(0.0, 0.2)
-        model.get_input_embeddings().weight[[*unsaid, *range(len(names), config.vocab_size)]] = 0
+        table_VD[[*unsaid, *range(len(names), config.vocab_size)]] = 0
     model.generation_config.eos_token_id = published.stop_ids()
     model.save_pretrained(folder)
     config = json.loads((folder / "tokenizer_config.json").read_text())
@@ -69,14 +76,14 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def castor_peer(folder: Path, together: int) -> Iterator[Target]:
+def castor_peer(folder: Path, together: int) -> Generator[Target]:
     """Castor's own server, asked through OpenAI's API like the others."""
     with castor_served(str(folder), together) as (url, pid):
         yield Target(f"{url}/v1/chat/completions", partial(openai_body, model="served"), pid)
 
 
 @contextlib.contextmanager
-def other(command: list[str], model: str, port: int) -> Iterator[Target]:
+def other(command: list[str], model: str, port: int) -> Generator[Target]:
     """Another server on `port`, once it answers."""
     with (
         tempfile.TemporaryFile("w+") as told,

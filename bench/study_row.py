@@ -12,7 +12,7 @@ import shutil
 import signal
 import statistics
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,7 +141,7 @@ def losses(model: Model, world: World, task: str, count: int) -> dict[str, float
     from castor.data.epochs import packed
     from castor.train.objective import next_token
 
-    sums: Counter[str] = Counter()
+    sums: dict[str, float] = defaultdict(float)
     decoder, renderer = model.decoder, model.renderer
     loss = next_token(decoder, renderer.space.first_code)
     for first in range(0, count, BATCH_SIZE):

@@ -168,7 +168,7 @@ def draw(rows: Rows, laws: Mapping[str, Law], path: Path) -> Path | None:
         panel.set_yscale("log")
         for axis, values in ((panel.xaxis, d), (panel.yaxis, losses)):
             axis.set_minor_locator(NullLocator())
-            axis.set_major_locator(FixedLocator(np.geomspace(values.min(), values.max(), 4)))
+            axis.set_major_locator(FixedLocator(np.geomspace(values.min(), values.max(), 4).tolist()))
             axis.set_major_formatter(FormatStrFormatter("%.2g"))
         panel.set_title("nats a picture code" if key == "a code" else f"{key}: nats a piece")
         panel.set_xlabel("million tokens")

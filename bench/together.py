@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -58,7 +58,7 @@ def mixed(model: Any, count: int) -> list[tuple[Any, int]]:
 
 
 @contextlib.contextmanager
-def engine(model: Any, asked: list[tuple[Any, int]]) -> Iterator[tuple[Callable[[], Answers], Callable[[], float]]]:
+def engine(model: Any, asked: list[tuple[Any, int]]) -> Generator[tuple[Callable[[], Answers], Callable[[], float]]]:
     """Castor's engine, with room for all of them."""
     from castor.bench.measure import Unending
     from castor.engine.engine import EngineConfig
@@ -81,7 +81,7 @@ def engine(model: Any, asked: list[tuple[Any, int]]) -> Iterator[tuple[Callable[
 @contextlib.contextmanager
 def continuous(
     peer: Any, asked: Asked, *, as_it_comes: bool
-) -> Iterator[tuple[Callable[[], Answers], Callable[[], float]]]:
+) -> Generator[tuple[Callable[[], Answers], Callable[[], float]]]:
     """Their continuous batching, with a cache of the size that is needed or of the size that they choose."""
     import transformers
     from transformers.generation.configuration_utils import ContinuousBatchingConfig
@@ -113,7 +113,7 @@ def continuous(
 
 
 @contextlib.contextmanager
-def static(peer: Any, asked: Asked) -> Iterator[tuple[Callable[[], Answers], Callable[[], float]]]:
+def static(peer: Any, asked: Asked) -> Generator[tuple[Callable[[], Answers], Callable[[], float]]]:
     """Their `generate` on one padded batch, as long as its longest answer takes."""
     import torch
 
@@ -134,7 +134,7 @@ def static(peer: Any, asked: Asked) -> Iterator[tuple[Callable[[], Answers], Cal
 @contextlib.contextmanager
 def llama_server(
     folder: Path, file: Path, asked: Asked, threads: int
-) -> Iterator[tuple[Callable[[], Answers], Callable[[], float]]]:
+) -> Generator[tuple[Callable[[], Answers], Callable[[], float]]]:
     """llama.cpp's server with a slot for each request; its clock is what its process has spent."""
     port, longest = free_port(), max(len(ids) + most for ids, most in asked)
     command = [str(folder / "llama-server"), "-m", str(file), "--host", "127.0.0.1", "--port", str(port)]

@@ -294,9 +294,9 @@ def parsed() -> argparse.Namespace:
 
 def main() -> None:
     """Measure both sides in turn and print one table."""
+    args = parsed()
     use_faster_malloc()
     before_torch()
-    args = parsed()
     prepare_cpu(1 if args.processor_time else None)
     from castor.models.decoder import Decoder
     from castor.models.load import save_model

@@ -373,6 +373,19 @@ def test_clusters_and_the_plane(index: castor.Index) -> None:
     assert shown.count("<circle") == 6 and "https://" not in shown.replace("http://www.w3.org", "")
 
 
+def test_groups_are_named_by_things(model_folder: Path, tmp_path: Path) -> None:
+    """Of notes that all begin alike, what holds a sentence together names nothing."""
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    for number in range(4):
+        (notes / f"{number}.md").write_text(f"This is not the only one of the boats, and {number} is all.")
+    index = castor.Index(tmp_path / "index", model=str(model_folder))
+    index.update(notes)
+    (group,) = clusters(index, 1).groups
+    index.close()
+    assert group.name == "boats"
+
+
 def test_a_page_shows_what_was_found(index: castor.Index, things: Path) -> None:
     shown = results_page(["<boat> & more"], index.search("boat", k=20))
     assert "&lt;boat&gt; &amp; more" in shown and "<boat>" not in shown

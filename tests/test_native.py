@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -184,6 +186,18 @@ def test_the_best_library_comes_first() -> None:
     needs = [set(each.needs) for each in native.libraries("layers")]
     assert len(needs) == 3 and needs[0] > needs[1] > needs[2] == set()
     assert "avx512vl" in needs[0] and needs[1] == {"avx2", "fma"}
+
+
+@needs_compiler
+def test_what_a_killed_build_left_goes_in_time(cache: Path, sources: Path) -> None:
+    old, fresh = (cache / f"{native.UNFINISHED}{name}" for name in ("old", "fresh"))
+    for folder in (old, fresh):
+        folder.mkdir(parents=True)
+        (folder / "half.so").write_bytes(b"half")
+    then_s = time.time() - native.STALE_S - 1
+    os.utime(old, (then_s, then_s))
+    assert found() is not None
+    assert not old.exists() and fresh.exists()
 
 
 @needs_compiler

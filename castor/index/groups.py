@@ -13,6 +13,7 @@ import numpy as np
 from castor.index.filters import Filter
 from castor.index.hits import Hit, hits_of
 from castor.index.neighbours import CHUNK_ROWS
+from castor.index.textual import EMPTY
 from castor.index.words import terms
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 ROUNDS = 50  # of k-means at most
 PAIR_ROWS = 2_048  # compared with all others at a time
+NAMELESS = EMPTY | set(terms("not no as but if so than then also only each all any can may will into one two"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +201,10 @@ def plane(vectors_NE: np.ndarray) -> tuple[np.ndarray, float]:
     return xy_N2 / max(float(np.abs(xy_N2).max()), 1e-12), share
 
 
+def _names_a_thing(word: str) -> bool:
+    return word not in NAMELESS and not word.isdecimal() and (len(word) > 2 or word > "\u2e80")
+
+
 def _names(index: Index, hits: Sequence[Hit], which: np.ndarray, count: int, most: int = 3) -> list[str]:
     """Up to three words for each cluster: in many of its files, in few of the others'."""
     texts: dict[int, list[str]] = {}
@@ -210,7 +216,7 @@ def _names(index: Index, hits: Sequence[Hit], which: np.ndarray, count: int, mos
     for hit, at in zip(hits, which, strict=True):
         stem = hit.path.rsplit("/", 1)[-1].rsplit(".", 1)[0]
         words = terms(" ".join([stem, *texts.get(hit.content, [])]))
-        with_word[at].update({word for word in words if not word.isdecimal() and (len(word) > 2 or word > "\u2e80")})
+        with_word[at].update(filter(_names_a_thing, words))
     everywhere = sum(with_word, Counter())
     names = []
     for at, counted in enumerate(with_word):

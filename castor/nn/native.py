@@ -13,6 +13,7 @@ Only the standard library is imported, since an installation has nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -21,10 +22,12 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 INSTALLED = SOURCES = Path(__file__).parent
+UNFINISHED, STALE_S = "unfinished-", 3600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,11 +128,20 @@ def build(library: Library, folder: Path) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     command = [*_compiler(library.code), *library.flags, str(SOURCES / library.code.source), "-o"]
-    with tempfile.TemporaryDirectory(dir=folder) as beside:
+    _remove_unfinished(folder)
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder) as beside:
         made = Path(beside) / library.name
         subprocess.run([*command, str(made)], check=True, capture_output=True)
         os.replace(made, folder / library.name)
     return folder / library.name
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """What builds left there that were killed: no build takes as long as these lie."""
+    for beside in folder.glob(f"{UNFINISHED}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - beside.stat().st_mtime > STALE_S:
+                shutil.rmtree(beside)
 
 
 def _compiler(code: Code) -> list[str]:
