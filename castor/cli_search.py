@@ -23,6 +23,7 @@ Makes a folder of one's own files findable: pictures, recordings, films, PDFs, n
   castor index                                     the same for every folder indexed before
   castor index ~/things --model google/embeddinggemma-2 --index ~/big-index
   castor index --status                            what is in it, and what could not be read and why
+  castor index --export s3://bucket/things.lance   a copy as a Lance table, for what outgrows a machine
 
 Long files are split: PDFs into pages, sound and film into pieces of up to 30 seconds, texts along headings,
 paragraphs and functions. Ctrl-C, or a crash, loses nothing that was finished: the same command goes on. A renamed
@@ -83,6 +84,7 @@ def _index_options(parser: Any) -> None:
         "--graph", action="store_true", help="make a graph for approximate search, and state its recall"
     )
     parser.add_argument("--forget", metavar="DIR", help="drop a folder with its files from the index")
+    parser.add_argument("--export", metavar="PLACE.lance", help="write all as a Lance table: a folder, s3://, gs://")
     parser.add_argument("--status", action="store_true", help="only say what is in the index")
     parser.add_argument("--json", action="store_true", help="the report as one JSON object")
     parser.add_argument("--ray", metavar="ADDRESS", help='embed on a Ray cluster ("local" begins one here)')
@@ -136,12 +138,15 @@ def run_index(arguments: Any) -> int:
     folder = index_folder(arguments.index)
     folders = [root_of(each) for each in arguments.folders]
     is_there = Store.is_begun(folder)
-    if not is_there and (arguments.status or arguments.forget or not folders):
+    if not is_there and (arguments.status or arguments.forget or arguments.export or not folders):
         raise ValueError(f"{folder}: there is no index here yet; to make one: castor index DIR")
     model = arguments.model if is_there else arguments.model or "atom-vectors"
     index = Index(folder, model=model, dimensions=arguments.dimensions, storage=arguments.storage)
     if arguments.forget:
         print(f"{arguments.forget}: {_files(index.forget(arguments.forget))} dropped from the index")
+        return 0
+    if arguments.export:
+        _export(index, arguments.export)
         return 0
     if arguments.status:
         _tell_status(index, as_json=arguments.json)
@@ -164,6 +169,16 @@ def run_index(arguments: Any) -> int:
             file=sys.stderr,
         )
     return 2 if lost else 0
+
+
+def _export(index: Index, place: str) -> None:
+    from castor.index.export import export
+    from castor.log import LiveLine
+
+    line = LiveLine("exporting", len(index.store.piece_ids()))
+    count = export(index, place, lambda done, total: line.update(done, f"{done:,} of {total:,} pieces"))
+    line.close("done")
+    print(f"{place}: {count:,} rows")
 
 
 def _updated(index: Index, root: str, config: Any, arguments: Any) -> Report:
