@@ -48,7 +48,8 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
     "picture codes weigh 1": ("code_weight=1",),
     "picture codes weigh 0.25": ("code_weight=0.25",),
     "picture codes begin at random": ("shape.alike_codes=false",),
-    "weights begin at half the size": ("shape.init_scale=0.5",),
+    "weights begin at a third of the size": ("shape.init_scale=0.33",),
+    "weights begin at full size": ("shape.init_scale=1",),
     "weights begin at twice the size": ("shape.init_scale=2",),
 }
 TURN = STRETCHES["pretrain"][1]

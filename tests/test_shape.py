@@ -41,10 +41,10 @@ def test_a_size_keeps_its_shape_unless_told_otherwise() -> None:
 
 def test_weights_begin_larger_or_apart_when_asked() -> None:
     plain, large, apart = decoder(), decoder(init_scale=2.0, alike_codes=False), decoder(alike_codes=False)
-    drawn = Decoder(plain.config).init_weights(0)
+    drawn = Decoder(plain.config).init_weights(0, 0.5)
     for (name, a), b in zip(apart.named_parameters(), large.parameters(), strict=True):
         assert torch.equal(a, drawn.get_parameter(name))
-        assert torch.equal(b, 2 * a if a.ndim > 1 else a), name
+        assert torch.equal(b, 4 * a if a.ndim > 1 else a), name
     rows_CD = plain.output_weight_VD[SPACE.first_code : SPACE.end]
     assert not torch.equal(rows_CD, apart.output_weight_VD[SPACE.first_code : SPACE.end])
 

@@ -19,7 +19,7 @@ class ShapeConfig:
 
     width: int = 0  # of the stream, whole heads of it; heads and feed-forward grow with it; 0: the size's own
     layers: int = 0  # 0: the size's own
-    init_scale: float = 1.0  # of every matrix at the start
+    init_scale: float = 0.5  # of every matrix at the start; 1: projections keep the size of what they take
     alike_codes: bool = True  # picture codes that paint alike begin alike
 
     def __post_init__(self) -> None:
