@@ -95,6 +95,8 @@ def test_several_questions_are_fused(index: castor.Index, things: Path) -> None:
 def test_words_and_names_are_found(index: castor.Index) -> None:
     hits = index.search("mended mast", k=1, kinds=("text",), per_file=False)
     assert hits[0].title == "Boats > Repairs" and "words" in hits[0].found_by
+    ending = index.search("masts mending", k=1, kinds=("text",), per_file=False)  # in any form of the words
+    assert ending[0].piece == hits[0].piece and "words" in ending[0].found_by
     assert index.search("红色", k=1, kinds=("text",), per_file=False)[0].title == "Boats > Repairs"
     assert "name" in next(hit for hit in index.search("speech", k=20) if hit.kind == "audio").found_by
     assert index.search('"; DROP TABLE files; -- AND OR NEAR(', k=3)  # only words, whatever they spell

@@ -41,9 +41,8 @@ CREATE TABLE pieces (
 );
 CREATE INDEX pieces_of_content ON pieces (content);
 CREATE TABLE vectors (piece INTEGER PRIMARY KEY REFERENCES pieces (id), vector BLOB NOT NULL);
-CREATE VIRTUAL TABLE words USING fts5 (text, content='', tokenize='unicode61 remove_diacritics 2');
-CREATE VIRTUAL TABLE names USING fts5 (text, content='', tokenize='unicode61 remove_diacritics 2');
-CREATE VIRTUAL TABLE word_counts USING fts5vocab (words, 'row');
+CREATE VIRTUAL TABLE words USING fts5 (text, content='', tokenize='porter unicode61 remove_diacritics 2');
+CREATE VIRTUAL TABLE names USING fts5 (text, content='', tokenize='porter unicode61 remove_diacritics 2');
 """
 
 

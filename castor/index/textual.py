@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from castor.index.store import Store
-from castor.index.words import phrase, spaced, terms
+from castor.index.words import phrase, terms
 
 # Words that make a question of it, or hold it together: a text that has them tells nothing of what is asked about.
 # None that names a thing in another of these languages, such as "war" or "die".
@@ -44,8 +44,7 @@ def _num_texts(store: Store) -> int:
 
 
 def _texts_with(store: Store, term: str) -> int:
-    first = spaced(term).split()[0]
-    (count,) = store.rows("SELECT coalesce(max(doc), 0) FROM word_counts WHERE term = ?", (first,))[0]
+    (count,) = store.rows("SELECT count(*) FROM words WHERE words MATCH ?", (phrase(term),))[0]
     return count
 
 
