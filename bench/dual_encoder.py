@@ -41,7 +41,7 @@ from castor.models.extend import with_embedding_head
 from castor.recipes.pairs import RenderPair, pair_sources, pair_tasks
 from castor.recipes.real import real_data
 from castor.recipes.retrieval import real_pools, world_pools
-from castor.runtime import hardware, prepare_cpu
+from castor.runtime import best_precision, hardware, prepare_cpu
 from castor.tokens.pack import collate
 from castor.tokens.pairs import Rendered
 from castor.tokens.render import Renderer
@@ -170,7 +170,7 @@ def train(
             own = [pair.rendered for pair in pairs if pair.kind == kind]
             if len(own) < 2:
                 continue
-            with torch.autocast("cpu", dtype=torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=best_precision("cpu") == "bfloat16"):
                 query_NE = model.vectors(kind[0], [one.query for one in own])
                 target_NE = model.vectors(kind[1], [one.target for one in own])
             losses.append(model.loss(query_NE.float(), target_NE.float()) * len(own) / len(pairs))

@@ -32,7 +32,7 @@ from castor.example import Pair
 from castor.recipes.pairs import REAL_TASKS, WORLD_TASKS, pair_sources
 from castor.recipes.real import real_data
 from castor.recipes.retrieval import pool_of, world_pools
-from castor.runtime import before_torch, hardware, prepare_cpu
+from castor.runtime import before_torch, best_precision, hardware, prepare_cpu
 
 KINDS = ("translated", "docstring_code", "real_translation")
 DIMENSIONS = (256, 64)
@@ -109,7 +109,7 @@ def train(model: Any, sources: dict[str, Any], minutes: float, rate: float) -> i
         sides = [[text_of(pair.query) for pair in pairs], [text_of(pair.target) for pair in pairs]]
         if all(pair.negative is not None for pair in pairs):
             sides.append([text_of(pair.negative) for pair in pairs if pair.negative is not None])
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=best_precision("cpu") == "bfloat16"):
             loss = loss_of([model.preprocess(side) for side in sides], torch.zeros(0))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
