@@ -129,10 +129,11 @@ def _audio(given: Any) -> Audio:
 
 
 def _video(given: Any) -> Video:
-    """From frames [F, C, H, W] or raw bytes, or from torchcodec's decoder, of which 32 frames at most are taken."""
+    """From raw bytes with their sound, or frames [F, C, H, W] or torchcodec's decoder, of which it takes at most 32."""
     if isinstance(given, Mapping):
         pixels = np.frombuffer(given["pixels"], np.uint8).reshape(given["shape"])
-        return Video.from_frames(pixels, float(given["fps"]))
+        samples_S = np.frombuffer(given["sound"], np.float32) if given["sound"] else None
+        return Video.from_frames(pixels, float(given["fps"]), samples_S)
     fps = 1.0
     if hasattr(given, "get_frames_at"):
         about = given.metadata
@@ -161,7 +162,8 @@ def _columns(message: Message) -> dict[str, Any]:
             clip = part.clip(num_frames=32)
             frames = clip.frames_FHWC
             fps = len(frames) / max(1e-3, float(clip.times_s[-1] + (clip.times_s[1] if len(frames) > 1 else 1.0)))
-            found["video"] = {"pixels": frames.tobytes(), "shape": list(frames.shape), "fps": fps}
+            sound = b"" if clip.samples_S is None else clip.samples_S.astype(np.float32).tobytes()
+            found["video"] = {"pixels": frames.tobytes(), "shape": list(frames.shape), "fps": fps, "sound": sound}
     return found
 
 
